@@ -19,12 +19,18 @@ from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes, validation_batches
+from pretrain.clip.audio_images import (
+    AudioImageClips,
+    AudioImageConfig,
+    in_epochs,
+    split_scenes,
+    validation_batches,
+)
 from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
 from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.towers import TowersConfig, open_towers
-from pretrain.clip.world_study import WORLD, WorldConfig, run
+from pretrain.clip.world_study import WorldConfig, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,54 +71,42 @@ PRESETS: dict[str, Any] = {
     "audioclip": AudioCLIPConfig(
         data=AudioImageConfig(batch=64), loop=replace(PAPER.loop, out=Path("runs/audioclip"), steps=86_000)
     ),
-    "world": WORLD,
+    "world": WorldConfig(),
 }
 
 
 def train(config: Wav2CLIPConfig) -> AudioEncoder:
     here = accelerator(config.loop)
-    scenes, held_out = split_scenes(config.data)
+    parts = split_scenes(config.data)
     towers = open_towers(config.towers).to(here.device)
-    scenes, images = embedded_scenes(scenes, towers, config.cache, frame_rate=config.data.frame_rate)
-    held_out, held_out_images = embedded_scenes(
-        held_out, towers, config.cache, frame_rate=config.data.frame_rate
-    )
+    rate = config.data.frame_rate
+    training, held_out = (embedded_scenes(part, towers, config.cache, frame_rate=rate) for part in parts)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
     del towers
 
-    clips = clips_of(
-        scenes,
-        images,
-        config.data,
-        config.encoder,
-        n_ranks=here.num_processes,
-        accumulate=config.loop.accumulate,
-    )
-    validation = validation_batches(held_out, held_out_images, config.data, config.encoder)
+    sizes = config.data, config.encoder
+    ranks = {"n_ranks": here.num_processes, "accumulate": config.loop.accumulate}
+    clips = AudioImageClips(*training, *sizes, **ranks)
+    validation = validation_batches(*held_out, *sizes)
     loop = in_epochs(config.loop, config.max_epochs, clips.steps_per_epoch)
 
     def build() -> Distillation:
-        sizes = config.distillation, config.encoder, images.shape[1], config.optim
+        sizes = config.distillation, config.encoder, config.encoder.dim, config.optim
         return Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = Batches(clips, **addressing(loop, here))
-    task, _ = fit(build, batches, loop, full_config=config)
+    task, _ = fit(build, Batches(clips, **addressing(loop, here)), loop, full_config=config)
     encoder = task.encoder.eval()
     if here.is_main_process:
         print(f"exported to {export(loop.out / 'export', config.encoder, encoder)}")
     return encoder
 
 
-def like(config_file: str | None) -> str | None:
-    """Return the first preset whose config class is that of a stored config file, if any."""
-    kind = stored_kind(config_file) if config_file else ""
-    return next((name for name, preset in PRESETS.items() if kind == preset.KIND), None)
-
-
 @exits_cleanly
 def main() -> None:
-    stored = next((file for word, file in pairwise(sys.argv) if word == "--config"), None)
-    match cli(PRESETS, default=like(stored)):
+    # A stored config is read as the class of the first preset of its kind.
+    kinds = [stored_kind(file) for word, file in pairwise(sys.argv) if word == "--config"]
+    like = next((name for name, preset in PRESETS.items() if preset.KIND in kinds), None)
+    match cli(PRESETS, default=like):
         case AudioCLIPConfig() as config:
             train_three_heads(config)
         case WorldConfig() as config:

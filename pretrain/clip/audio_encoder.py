@@ -80,9 +80,8 @@ class AudioEncoder(nn.Module):
 
 def projection(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
     """Return the paper's two-layer projection between embedding spaces: g for audio, f for images."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
-    )
+    inner, outer = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+    return nn.Sequential(inner, nn.ReLU(), nn.Dropout(dropout), outer)
 
 
 class ResNet(nn.Module):

@@ -3,9 +3,8 @@
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -79,33 +78,30 @@ class AudioImageConfig:
 class AudioImageClips(Dataset[AudioImageBatch]):
     """Batches by address; each clip is used once per epoch, by one process.
 
-    ``wave_of(index)`` reads a clip at the encoder's sample rate; ``images`` are the teacher's embeddings.
+    ``images`` are the teacher's embeddings of the scenes; ``encoder`` gives the sample rate and window.
     """
 
     def __init__(
         self,
-        wave_of: Callable[[int], Float[Tensor, "1 1 samples"]],
-        images: Float[Tensor, "clips dim"],
+        scenes: Sequence[Scene],
+        images: Float[Tensor, "scenes dim"],
         config: AudioImageConfig,
+        encoder: AudioEncoderConfig,
         *,
-        sample_rate: int,
-        least_samples: int = 1,
         n_ranks: int = 1,
         accumulate: int = 1,
-        names: Sequence[str] = (),
     ) -> None:
-        self.wave_of, self.images, self.config = wave_of, images, config
-        self.crop_samples = round(config.crop_seconds * sample_rate)
-        self.least_samples, self.n_ranks, self.accumulate = least_samples, n_ranks, accumulate
-        self.names = names or [f"clip {index}" for index in range(len(images))]
+        self.scenes, self.images, self.config, self.encoder = scenes, images, config, encoder
+        self.crop_samples = round(config.crop_seconds * encoder.sample_rate)
+        self.n_ranks, self.accumulate = n_ranks, accumulate
         self._waves: dict[int, np.ndarray] = {}
         self._bad: set[int] = set()
         self._room = int(config.cache_gib * 2**30)
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
-        if self.crop_samples < least_samples:
+        if self.crop_samples < encoder.n_fft:
             raise UserError(
                 f"data.crop_seconds={config.crop_seconds} is shorter than the encoder's window: take crops "
-                f"of at least {least_samples / sample_rate} s"
+                f"of at least {encoder.n_fft / encoder.sample_rate} s"
             )
         if len(images) < config.batch * n_ranks:
             raise UserError(
@@ -125,15 +121,13 @@ class AudioImageClips(Dataset[AudioImageBatch]):
 
     def _draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return a crop of the clip, or of another one if it can no longer be read."""
-        for attempt in range(TRIES):
+        for _ in range(TRIES - 1):
             try:
                 return self.crop(index, rng), index
             except (AudioError, VideoError) as error:
-                if attempt == TRIES - 1:
-                    raise
                 self._leave_out(index, error)
                 index = int(rng.integers(len(self.images)))
-        raise AssertionError
+        return self.crop(index, rng), index
 
     def _batch(self, crops: list[np.ndarray], indices: np.ndarray) -> AudioImageBatch:
         wave = torch.from_numpy(np.stack(crops))[:, None]
@@ -162,11 +156,12 @@ class AudioImageClips(Dataset[AudioImageBatch]):
     def _wave(self, index: int) -> np.ndarray:
         if index in self._waves:
             return self._waves[index]
-        wave = self.wave_of(index).numpy().reshape(-1)
-        if len(wave) < self.least_samples:
+        scene, window = self.scenes[index], self.encoder.n_fft
+        wave = wave_of(scene, self.encoder.sample_rate).numpy().reshape(-1)
+        if len(wave) < window:
             raise UserError(
-                f"{self.names[index]} has {len(wave)} samples, fewer than the encoder's window of "
-                f"{self.least_samples}: leave it out"
+                f"{scene.name} has {len(wave)} samples, fewer than the encoder's window of {window}: leave "
+                "it out"
             )
         if wave.nbytes <= self._room:
             self._room -= wave.nbytes
@@ -221,28 +216,6 @@ def split_scenes(config: AudioImageConfig) -> tuple[list[Scene], list[Scene]]:
     return chosen, held_out[: config.validation_clips]
 
 
-def clips_of(
-    scenes: Sequence[Scene],
-    images: Float[Tensor, "scenes dim"],
-    config: AudioImageConfig,
-    encoder: AudioEncoderConfig,
-    *,
-    n_ranks: int = 1,
-    accumulate: int = 1,
-) -> AudioImageClips:
-    """Return the batches of scenes and their image embeddings, by address."""
-    return AudioImageClips(
-        partial(_wave, list(scenes), encoder.sample_rate),
-        images,
-        config,
-        sample_rate=encoder.sample_rate,
-        least_samples=encoder.n_fft,
-        n_ranks=n_ranks,
-        accumulate=accumulate,
-        names=[scene.name for scene in scenes],
-    )
-
-
 def validation_batches(
     scenes: Sequence[Scene],
     images: Float[Tensor, "scenes dim"],
@@ -252,8 +225,8 @@ def validation_batches(
     """Return batches of the scenes' first crops, at most as large as in training."""
     if len(scenes) < 2:
         return []
-    small = min(config.batch, len(scenes))
-    return clips_of(scenes, images, replace(config, batch=small), encoder).in_order(len(scenes))
+    small = replace(config, batch=min(config.batch, len(scenes)))
+    return AudioImageClips(scenes, images, small, encoder).in_order(len(scenes))
 
 
 def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopConfig:
@@ -267,7 +240,3 @@ def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopCo
 def _draw(name: str) -> float:
     """Return a number in [0, 1) derived from the name only, so that a scene always has the same split."""
     return zlib.crc32(name.encode(errors="surrogateescape")) / 2**32
-
-
-def _wave(scenes: list[Scene], sample_rate: int, index: int) -> Float[Tensor, "1 1 samples"]:
-    return wave_of(scenes[index], sample_rate)

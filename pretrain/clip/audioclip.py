@@ -1,6 +1,5 @@
 """AudioCLIP (Guzhov et al., 2022): joint training of image, text and audio heads by CLIP's loss per pair."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,14 +16,15 @@ from data.audiovisual.scenes import Scene
 from data.batches import Batches
 from engine.checkpoint import export, save_weights
 from engine.config import free
+from engine.files import write_json
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
 from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes
+from pretrain.clip.audio_images import AudioImageClips, AudioImageConfig, in_epochs, split_scenes
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, PlateauConfig, PlateauPlayer
-from pretrain.clip.losses import LogitScale, clip_loss, retrieval
+from pretrain.clip.losses import LogitScale, Rows, clip_loss, retrieval
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import FOLDER_CONFIG, HUB, OWN_WEIGHTS, Towers, TowersConfig, open_towers
 from pretrain.clip.triples import Triple, Triples, descriptions_of, with_descriptions
@@ -90,11 +91,8 @@ class ThreeHeads:
         self.encoder, self.towers = AudioEncoder(encoder_config), towers
         self.scales = nn.ModuleDict({f"{one}_{other}": LogitScale() for one, other in PAIRS})
         towers.clip.requires_grad_(True)
-        self.modules: dict[str, nn.Module] = {
-            "encoder": self.encoder,
-            "towers": towers.clip,
-            "scales": self.scales,
-        }
+        parts: dict[str, nn.Module] = {"encoder": self.encoder, "towers": towers.clip, "scales": self.scales}
+        self.modules = parts
         self.frozen: dict[str, nn.Module] = {"preparation": towers}
         self.plateaus = {
             "audio": PlateauPlayer([self.encoder, self.scales], optim, config.plateau, "audio"),
@@ -114,7 +112,7 @@ class ThreeHeads:
             scale.clamp()  # pyright: ignore[reportCallIssue]
         return {f"loss/audio/{pair}": loss for pair, loss in losses.items()}
 
-    def embed(self, batch: Triple) -> dict[str, Float[Tensor, "batch dim"]]:
+    def embed(self, batch: Triple) -> dict[str, Rows]:
         text = self.towers.clip.encode_text(batch.tokens)  # pyright: ignore[reportCallIssue]
         return {
             "audio": self.encoder(batch.sounds.wave),
@@ -122,15 +120,12 @@ class ThreeHeads:
             "text": F.normalize(text.float(), dim=-1),
         }
 
-    def losses(
-        self, heads: Mapping[str, Float[Tensor, "batch dim"]], *, gathered: bool = True
-    ) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, heads: Mapping[str, Rows], *, gathered: bool = True) -> dict[str, Float[Tensor, ""]]:
         """Return the contrastive loss of each pair of heads, by name."""
+        scales = {pair: self.scales["_".join(pair)]() for pair in PAIRS}
         return {
-            f"{one}_{other}": clip_loss(
-                heads[one], heads[other], self.scales[f"{one}_{other}"](), gathered=gathered
-            )
-            for one, other in PAIRS
+            f"{one}_{other}": clip_loss(heads[one], heads[other], scale, gathered=gathered)
+            for (one, other), scale in scales.items()
         }
 
     @torch.no_grad()
@@ -139,17 +134,14 @@ class ThreeHeads:
             return {}
         self._train(False)
         device = next(self.encoder.parameters()).device
-        heads: dict[str, list[Tensor]] = {"audio": [], "image": [], "text": []}
-        sums: dict[str, float] = {}
-        for sounds, picture, tokens in self.validation:
-            sounds = sounds._replace(wave=sounds.wave.to(device))
-            embeddings = self.embed(Triple(sounds, picture.to(device), tokens.to(device)))
-            for name, value in self.losses(embeddings, gathered=False).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(picture)
-            for name, rows in embeddings.items():
-                heads[name].append(rows)
-        whole = {name: torch.cat(rows) for name, rows in heads.items()}
-        losses = {name: total / len(whole["audio"]) for name, total in sums.items()}
+        embedded, losses = [], {f"{one}_{other}": 0.0 for one, other in PAIRS}
+        for batch in self.validation:
+            heads = self.embed(Triple(*send_to_device(batch, device)))
+            embedded.append(heads)
+            for name, value in self.losses(heads, gathered=False).items():
+                losses[name] += float(value) * len(heads["audio"])
+        whole = {name: torch.cat([heads[name] for heads in embedded]) for name in embedded[0]}
+        losses = {name: total / len(whole["audio"]) for name, total in losses.items()}
         loss = sum(getattr(self.config, name) * value for name, value in losses.items())
         if step % self.evaluated_every == 0:
             for player in self.plateaus.values():
@@ -170,15 +162,14 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     here, loop, data = accelerator(config.loop), config.loop, config.data
     train, held_out = (with_descriptions(scenes, data.path) for scenes in split_scenes(data))
     with here.main_process_first():
-        start = first_towers(config.towers, train, loop)
+        start = first_towers(config, train)
     towers = open_towers(start)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim))
 
     def triples(scenes: Sequence[Scene], batch: int, n_ranks: int = 1, accumulate: int = 1) -> Triples:
-        sizes = replace(data, batch=batch), config.encoder
-        no_images = torch.zeros(len(scenes), 1)
-        sounds = clips_of(scenes, no_images, *sizes, n_ranks=n_ranks, accumulate=accumulate)
-        return Triples(scenes, sounds, towers)
+        ranks = {"n_ranks": n_ranks, "accumulate": accumulate}
+        no_images, part = torch.zeros(len(scenes), 1), replace(data, batch=batch)
+        return Triples(AudioImageClips(scenes, no_images, part, config.encoder, **ranks), towers)
 
     clips = triples(train, data.batch, here.num_processes, loop.accumulate)
     n_held_out = len(held_out)
@@ -189,8 +180,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
         sizes = config.heads, config.encoder, towers, config.optim
         return ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = Batches(clips, **addressing(loop, here))
-    task, _ = fit(build, batches, loop, full_config=config)
+    task, _ = fit(build, Batches(clips, **addressing(loop, here)), loop, full_config=config)
     if here.is_main_process:
         folder = save_towers(task.towers, start, loop.out / "clip")
         trained = replace(config.encoder, teacher=open_towers(TowersConfig(name=str(folder))).key)
@@ -199,15 +189,13 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     return task
 
 
-def first_towers(
-    towers: TowersConfig | SmallCLIPConfig, scenes: Sequence[Scene], loop: LoopConfig
-) -> TowersConfig:
-    """Return the config of the initial weights, after creating them in ``loop.out`` if they are random."""
+def first_towers(config: AudioCLIPConfig, scenes: Sequence[Scene]) -> TowersConfig:
+    """Return the config of the initial weights, after creating them in the run if they are random."""
+    towers, folder = config.towers, config.loop.out / "start"
     if isinstance(towers, TowersConfig):
         return towers
-    folder = loop.out / "start"
     if not (folder / FOLDER_CONFIG).is_file():
-        seed_step(loop.seed, 0)
+        seed_step(config.loop.seed, 0)
         texts = [text for scene in scenes for text in descriptions_of(scene)]
         save_small_clip(SmallCLIP(towers, train_tokeniser(texts, towers)), folder)
     return TowersConfig(name=str(folder))
@@ -229,8 +217,7 @@ def save_towers(towers: Towers, start: TowersConfig, folder: Path) -> Path:
         if tag.get("quick_gelu"):
             sizes["quick_gelu"] = True
         settings = towers.clip.visual.preprocess_cfg  # pyright: ignore[reportAttributeAccessIssue]
-        about = {"model_cfg": sizes, "preprocess_cfg": settings}
-        (folder / FOLDER_CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+        write_json(folder / FOLDER_CONFIG, {"model_cfg": sizes, "preprocess_cfg": settings})
     save_weights(towers.clip, folder / WEIGHTS)
     return folder
 

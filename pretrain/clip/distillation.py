@@ -15,7 +15,7 @@ from engine.tracking import Samples
 from engine.user_error import UserError, at_least, within
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig, projection
 from pretrain.clip.audio_images import AudioImageBatch
-from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, retrieval
+from pretrain.clip.losses import LogitScale, clip_loss, retrieval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +130,9 @@ class Distillation:
         self.modules: dict[str, nn.Module] = {"encoder": self.encoder, "scale_image": LogitScale()}
         if config.loss == "cx":
             sizes = image_dim, config.hidden, encoder_config.channels
-            self.modules |= {
-                "image_transform": projection(*sizes, config.dropout),
-                "scale_audio": LogitScale(),
-            }
+            self.modules["image_transform"] = projection(*sizes, config.dropout)
+            self.modules["scale_audio"] = LogitScale()
+        self.scales = {name: m for name, m in self.modules.items() if isinstance(m, LogitScale)}
         self.player = PlateauPlayer(self.modules.values(), optim, config.plateau, "encoder")
         self.players: dict[str, Player] = {"encoder": self.player}
 
@@ -142,13 +141,10 @@ class Distillation:
         self.player.synchronise()
         loss = self.loss(batch)
         self.player.step(loss)
-        for module in self.modules.values():
-            if isinstance(module, LogitScale):
-                module.clamp()
-        scalars = {f"loss/encoder/{self.config.loss}": loss}
-        return scalars | {
-            name.replace("_", "/"): m() for name, m in self.modules.items() if isinstance(m, LogitScale)
-        }
+        for scale in self.scales.values():
+            scale.clamp()
+        scales = {name.replace("_", "/"): scale() for name, scale in self.scales.items()}
+        return {f"loss/encoder/{self.config.loss}": loss, **scales}
 
     def loss(self, batch: AudioImageBatch, *, gathered: bool = True) -> Float[Tensor, ""]:
         """Return the loss of a batch; no gradient reaches the image embeddings."""
@@ -156,16 +152,12 @@ class Distillation:
         audio = self.encoder.pooled(batch.wave)
         audio_as_image = self.encoder.transform(audio)
         if self.config.loss == "clip":
-            return clip_loss(audio_as_image, image, self.modules["scale_image"](), gathered=gathered)
-        return cx_loss(
-            audio,
-            image,
-            audio_as_image,
-            self.modules["image_transform"](image),
-            self.modules["scale_audio"](),
-            self.modules["scale_image"](),
-            gathered=gathered,
-        )
+            return clip_loss(audio_as_image, image, self.scales["scale_image"](), gathered=gathered)
+        # The paper's ½ [CLIP(a, f(i)) + CLIP(g(a), i)], with a temperature for each term.
+        image_as_audio = self.modules["image_transform"](image)
+        in_audio = clip_loss(audio, image_as_audio, self.scales["scale_audio"](), gathered=gathered)
+        in_image = clip_loss(audio_as_image, image, self.scales["scale_image"](), gathered=gathered)
+        return (in_audio + in_image) / 2
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

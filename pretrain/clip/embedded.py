@@ -11,12 +11,11 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +35,8 @@ from pretrain.clip.towers import Towers
 
 SHARD = 256
 """Scenes per shard; at most one shard is lost when a run is killed."""
+BATCH = 64
+"""Images embedded at once, of several scenes."""
 BLOCK = 64
 """Frames of a video in memory at once."""
 PATIENCE_SECONDS = 300.0
@@ -49,31 +50,27 @@ def embed_scenes(
     towers: Towers,
     cache_folder: str | Path,
     *,
-    frame_rate: float | None = FRAME_RATE,
-    batch: int = 64,
-    progress: bool = True,
+    frame_rate: float = FRAME_RATE,
 ) -> Float[Tensor, "scenes dim"]:
     """Return an embedding of each scene: the mean over its images or frames, normalised to unit length.
 
     Scenes with unreadable images get a row of NaN and are reported in one warning, the first ones by name;
     ``embedded_scenes`` skips them.
     """
-    rate = "all" if frame_rate is None else f"{frame_rate:g}"
-    folder = Path(cache_folder) / f"{towers.key}_mean_{rate}"
+    folder = Path(cache_folder) / f"{towers.key}_mean_{frame_rate:g}"
     folder.mkdir(parents=True, exist_ok=True)
     keys = [scene_key(scene) for scene in scenes]
     cache = _Cache(folder)
     cache.read()
     n_ranks = n_processes()
     rank = torch.distributed.get_rank() if n_ranks > 1 else 0
-    entries = [_Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items()]
-    # Shares of the whole list, not of the missing entries: other processes may have read fewer shards.
-    share = [entry for entry in entries[rank::n_ranks] if entry.key not in cache.vectors]
-    missing = [entry for entry in entries if entry.key not in cache.vectors]
-    _compute(share, cache, towers, frame_rate, batch, progress=progress and rank == 0)
-    _await(missing, cache, n_ranks)
-    late = [entry for entry in missing if entry.key not in cache.vectors]
-    _compute(late, cache, towers, frame_rate, batch, progress=progress)
+    entries = dict(zip(keys, scenes))
+    # A share of the whole list, not of the missing entries: other processes may have read fewer shards.
+    share = dict(islice(entries.items(), rank, None, n_ranks))
+    _compute(cache.missing(share), cache, towers, frame_rate, progress=rank == 0)
+    if n_ranks > 1:
+        _await(entries, cache)
+        _compute(cache.missing(entries), cache, towers, frame_rate, progress=rank == 0)
     _warn(scenes, keys, cache)
     missing_vector = torch.full((towers.dim,), torch.nan)
     vectors = [cache.vectors[key] if len(cache.vectors[key]) else missing_vector for key in keys]
@@ -85,7 +82,7 @@ def embedded_scenes(
     towers: Towers,
     cache_folder: str | Path,
     *,
-    frame_rate: float | None = FRAME_RATE,
+    frame_rate: float = FRAME_RATE,
 ) -> tuple[list[Scene], Float[Tensor, "usable dim"]]:
     """Return the scenes with usable images, and their embeddings."""
     vectors = embed_scenes(scenes, towers, cache_folder, frame_rate=frame_rate)
@@ -104,11 +101,6 @@ def scene_key(scene: Scene) -> str:
             mark = "missing"
         digest.update(f"\n{os.path.abspath(file)} {mark}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
-
-
-class _Entry(NamedTuple):
-    key: str
-    scene: Scene
 
 
 @dataclass
@@ -134,6 +126,9 @@ class _Cache:
                 file.unlink(missing_ok=True)
         return len(new)
 
+    def missing(self, entries: Mapping[str, Scene]) -> dict[str, Scene]:
+        return {key: scene for key, scene in entries.items() if key not in self.vectors}
+
     def write(self, vectors: dict[str, Tensor], problems: dict[str, str]) -> None:
         name = hashlib.sha256("".join(sorted(vectors)).encode()).hexdigest()[:24]
         with atomic(self.folder / f"{name}.safetensors") as temporary:
@@ -144,92 +139,79 @@ class _Cache:
 
 
 def _compute(
-    entries: Sequence[_Entry],
-    cache: _Cache,
-    towers: Towers,
-    frame_rate: float | None,
-    batch: int,
-    *,
-    progress: bool,
+    missing: Mapping[str, Scene], cache: _Cache, towers: Towers, frame_rate: float, *, progress: bool
 ) -> None:
-    """Embed scenes shard by shard; a batch contains images of several scenes."""
+    """Embed scenes shard by shard."""
+    entries = list(missing.items())
     bar = tqdm(total=len(entries), desc="embedding pictures", unit="scene", delay=1.0, disable=not progress)
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for first in range(0, len(entries), SHARD):
             part = entries[first : first + SHARD]
-            vectors: dict[str, list[Tensor]] = {entry.key: [] for entry in part}
+            vectors: dict[str, list[Tensor]] = {key: [] for key, _ in part}
             problems: dict[str, str] = {}
-            waiting: list[tuple[str, Tensor]] = []
-
-            def embed(waiting=waiting, vectors=vectors) -> None:
-                keys, pictures = zip(*waiting[:batch])
-                for key, vector in zip(keys, towers.images(torch.stack(pictures)).cpu()):
+            pictures = _pictures(part, towers, frame_rate, pool, problems, bar)
+            while batch := list(islice(pictures, BATCH)):
+                keys, pixels = zip(*batch)
+                for key, vector in zip(keys, towers.images(torch.stack(pixels)).cpu()):
                     vectors[key].append(vector)
-                del waiting[:batch]
-
-            for entry, blocks in _read_ahead(pool, part, towers, frame_rate):
-                try:
-                    for block in blocks():
-                        waiting += [(entry.key, picture) for picture in block]
-                        while len(waiting) >= batch:
-                            embed()
-                except (PictureError, VideoError) as error:
-                    problems[entry.key] = str(error)
-                bar.update()
-            while waiting:
-                embed()
-            cache.write({key: _mean(v, failed=key in problems) for key, v in vectors.items()}, problems)
+            means = {key: _mean(part) for key, part in vectors.items() if key not in problems}
+            cache.write(means | {key: torch.zeros(0) for key in problems}, problems)
 
 
-def _mean(vectors: list[Tensor], *, failed: bool) -> Tensor:
-    if failed or not vectors:
-        return torch.zeros(0)
+def _mean(vectors: list[Tensor]) -> Tensor:
     return F.normalize(torch.stack(vectors).mean(dim=0), dim=-1)
 
 
-class _Reading(NamedTuple):
-    """The blocks of a scene's images; the first is read in a thread, the others on demand."""
+def _pictures(
+    entries: Sequence[tuple[str, Scene]],
+    towers: Towers,
+    frame_rate: float,
+    pool: ThreadPoolExecutor,
+    problems: dict[str, str],
+    bar: tqdm,
+) -> Iterator[tuple[str, UInt8[Tensor, "3 height width"]]]:
+    """Yield the prepared images of scenes in order; ``problems`` receives the errors of unreadable ones.
 
-    first: Future[Tensor]
-    rest: Blocks
+    To limit memory, only a few scenes are read ahead, and of each only the first block.
+    """
+    running: deque[tuple[str, Future[Tensor], Blocks]] = deque()
 
-    def __call__(self) -> Blocks:
-        return chain([self.first.result()], self.rest)
+    def finished() -> Iterator[tuple[str, Tensor]]:
+        key, first, rest = running.popleft()
+        try:
+            for block in chain([first.result()], rest):
+                yield from ((key, picture) for picture in block)
+        except (PictureError, VideoError) as error:
+            problems[key] = str(error)
+        bar.update()
 
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, entries: Sequence[_Entry], towers: Towers, frame_rate: float | None
-) -> Iterator[tuple[_Entry, _Reading]]:
-    """Yield scenes in order, with only a few read ahead to limit memory."""
-    running: deque[tuple[_Entry, _Reading]] = deque()
-    for entry in entries:
-        blocks = _blocks(entry.scene, towers, frame_rate)
-        running.append((entry, _Reading(pool.submit(next, blocks), blocks)))
+    for key, scene in entries:
+        blocks = _blocks(scene, towers, frame_rate)
+        running.append((key, pool.submit(next, blocks), blocks))
         if len(running) > 2 * pool._max_workers:
-            yield running.popleft()
-    yield from running
+            yield from finished()
+    while running:
+        yield from finished()
 
 
-def _blocks(scene: Scene, towers: Towers, frame_rate: float | None) -> Blocks:
+def _blocks(scene: Scene, towers: Towers, frame_rate: float) -> Blocks:
     prepared = (towers.prepare(picture[None])[0] for picture in each_picture(scene, frame_rate))
     while block := list(islice(prepared, BLOCK)):
         yield torch.stack(block)
 
 
-def _await(missing: Sequence[_Entry], cache: _Cache, n_ranks: int) -> None:
+def _await(entries: Mapping[str, Scene], cache: _Cache) -> None:
     """Poll for the other processes' shards; a barrier could time out."""
     news = time.monotonic()
-    while n_ranks > 1 and any(entry.key not in cache.vectors for entry in missing):
+    while cache.missing(entries) and time.monotonic() - news < PATIENCE_SECONDS:
         if cache.read():
             news = time.monotonic()
-        elif time.monotonic() - news > PATIENCE_SECONDS:
-            return
         else:
             time.sleep(0.2)
 
 
 def _warn(scenes: Sequence[Scene], keys: Sequence[str], cache: _Cache) -> None:
-    bad = [cache.problems.get(key, "has no picture") for key in keys if not len(cache.vectors[key])]
+    bad = [cache.problems[key] for key in keys if not len(cache.vectors[key])]
     if bad and len(bad) == len(scenes):
         raise UserError(f"none of the {len(scenes)} scenes' pictures can be used: {bad[0]}")
     if bad:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -24,8 +24,6 @@ PREFIXES = {"audio_encoder.": "trunk.", "audio_transform.sequential.": "transfor
 IGNORED = ("image_transform.", "loss_fn_a.", "loss_fn_i.", "loss_fn.")
 """Prefixes of parameters that only training needs: the projection of images, and temperatures."""
 
-Tensors = Mapping[str, Shaped[Tensor, "..."]]
-
 
 def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
     """Return an audio encoder in evaluation mode.
@@ -37,14 +35,12 @@ def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
         raise UserError(f"there is no audio encoder {name!r}; choose from {', '.join(NAMES)}")
     path = RELEASED if str(path) == "released" else Path(path)
     if path.is_file():
-        return load_published(path)
+        return from_published(read_torch_file(path), path)
     if not path.is_dir():
         raise UserError(f"there is no audio encoder at {path}: give a run, its export or a published file")
-    if (path / "export" / "config.json").is_file():
-        path = path / "export"
-    if not (path / "model.safetensors").is_file():
-        return _from_run(path)
-    return load_network(path, AudioEncoderConfig, AudioEncoder)
+    if (path / "export" / "config.json").is_file() or (path / "model.safetensors").is_file():
+        return load_network(path, AudioEncoderConfig, AudioEncoder)
+    return _from_run(path)
 
 
 def _from_run(run: Path) -> AudioEncoder:
@@ -59,21 +55,14 @@ def _from_run(run: Path) -> AudioEncoder:
     return encoder.eval()
 
 
-def load_published(path: Path | str) -> AudioEncoder:
-    """Load the published weights, or a training checkpoint of the published code, in evaluation mode."""
-    return from_published(_read(Path(path)), where=path)
+def from_published(content: Mapping[str, Any], where: Path | str) -> AudioEncoder:
+    """Build an encoder from the published weights or a training checkpoint of the published code.
 
-
-def from_published(
-    state: Tensors,
-    *,
-    where: Path | str = "the published weights",
-    normalisation: Literal["clip", "reference"] = "clip",
-) -> AudioEncoder:
-    """Build an encoder from weights in the published layout, with sizes derived from their shapes.
-
-    With ``reference`` normalisation, its embeddings equal the published ones.
+    Its sizes are derived from the weights' shapes.
     """
+    state = content.get("state_dict", content)  # Lightning's checkpoints
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{where} is not a published Wav2CLIP file: not all it contains are named tensors")
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
@@ -83,7 +72,7 @@ def from_published(
             raise UserError(f"{where} contains the tensor {name}, which is not in published Wav2CLIP weights")
     if "trunk.conv1.weight" not in ours:
         raise UserError(f"{where} has no audio_encoder.conv1.weight: it is not a published Wav2CLIP file")
-    encoder = AudioEncoder(_config(ours, where, normalisation))
+    encoder = AudioEncoder(_config(ours, where))
     window = state.get(WINDOW)
     if window is not None and not torch.allclose(window.float(), encoder.window, atol=1e-6):
         raise UserError(f"{where}: {WINDOW} is not the Hann window of {encoder.config.n_fft} samples")
@@ -91,9 +80,7 @@ def from_published(
     return encoder.eval()
 
 
-def _config(
-    ours: Tensors, where: Path | str, normalisation: Literal["clip", "reference"]
-) -> AudioEncoderConfig:
+def _config(ours: Mapping[str, Shaped[Tensor, "..."]], where: Path | str) -> AudioEncoderConfig:
     blocks: list[int] = []
     while any(name.startswith(f"trunk.layer{len(blocks) + 1}.") for name in ours):
         stage = f"trunk.layer{len(blocks) + 1}."
@@ -104,14 +91,6 @@ def _config(
         dim, hidden = ours["transform.3.weight"].shape
         sizes = {"transform": True, "dim": dim, "hidden": hidden}
     try:
-        return AudioEncoderConfig(width=width, blocks=tuple(blocks), normalisation=normalisation, **sizes)
+        return AudioEncoderConfig(width=width, blocks=tuple(blocks), **sizes)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    content = read_torch_file(path)
-    state = content.get("state_dict", content)  # Lightning's checkpoints
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is not a published Wav2CLIP file: not all it contains are named tensors")
-    return state

@@ -1,4 +1,4 @@
-"""The contrastive losses of CLIP and Wav2CLIP, and retrieval scores by cosine similarity."""
+"""CLIP's contrastive loss, and retrieval scores by cosine similarity."""
 
 import math
 
@@ -103,19 +103,3 @@ def clip_loss(a: Rows, b: Rows, scale: Float[Tensor, ""], *, gathered: bool = Tr
         from_a = F.cross_entropy(scale * a @ all_b.T, partner)
         from_b = F.cross_entropy(scale * b @ all_a.T, partner)
         return (from_a + from_b) / 2
-
-
-def cx_loss(
-    audio: Float[Tensor, "batch channels"],
-    image: Float[Tensor, "batch dim"],
-    audio_as_image: Float[Tensor, "batch dim"],
-    image_as_audio: Float[Tensor, "batch channels"],
-    scale_audio: Float[Tensor, ""],
-    scale_image: Float[Tensor, ""],
-    *,
-    gathered: bool = True,
-) -> Float[Tensor, ""]:
-    """Wav2CLIP's loss, ½ [CLIP(a, f(i)) + CLIP(g(a), i)], with a temperature for each term."""
-    in_audio = clip_loss(audio, image_as_audio, scale_audio, gathered=gathered)
-    in_image = clip_loss(audio_as_image, image, scale_image, gathered=gathered)
-    return (in_audio + in_image) / 2

@@ -1,10 +1,9 @@
 """A small CLIP trained from scratch on images and captions, and saved in open_clip's format.
 
-clip = train_small_clip(pictures, captions, SmallCLIPConfig(), LoopConfig(out=Path("runs/clip")))
+clip = train_small_clip(pictures, captions, groups, SmallCLIPConfig(), LoopConfig(out=Path("runs/clip")))
 save_small_clip(clip, "clip")  # open_clip.create_model("local-dir:clip"), TowersConfig(name="clip")
 """
 
-import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 
 from data.batches import Address, Batches
 from engine.checkpoint import save_weights
+from engine.files import write_json
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
@@ -69,9 +69,8 @@ class SmallCLIPConfig:
                 f"picture_size={size} must be a multiple of 32 and picture_width={width} a multiple of 2"
             )
         if self.text_width % self.text_heads:
-            raise UserError(
-                f"text_width={self.text_width} must be a multiple of text_heads={self.text_heads}"
-            )
+            heads = self.text_heads
+            raise UserError(f"text_width={self.text_width} must be a multiple of text_heads={heads}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +119,7 @@ class SmallCLIP(nn.Module):
         from open_clip import CLIP
 
         self.config, self.tokeniser = config, tokeniser
-        sizes = open_clip_sizes(config, tokeniser.get_vocab_size())
-        self.clip = CLIP(**sizes)
+        self.clip = CLIP(**open_clip_sizes(config, tokeniser.get_vocab_size()))
         # A third faster on a CPU for convolutions with few channels.
         self.clip.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -159,28 +157,21 @@ class SmallCLIPTraining:
 def train_small_clip(
     pictures: UInt8[Tensor, "n 3 height width"],
     captions: Sequence[str],
+    groups: Sequence[int] | np.ndarray,
     config: SmallCLIPConfig,
     loop: LoopConfig,
-    *,
-    groups: Sequence[int] | np.ndarray | None = None,
 ) -> SmallCLIP:
     """Train from scratch, or resume from the newest checkpoint in ``loop.out``; the result is frozen.
 
-    Rows with equal ``groups`` are variants of one pair; by default, rows with equal captions form a group.
-    The weights depend only on the arguments, not on interruptions.
+    Rows with equal ``groups`` are variants of one pair. The weights depend only on the arguments, not on
+    interruptions.
     """
-    if len(pictures) != len(captions):
-        raise UserError(f"the numbers of pictures ({len(pictures)}) and captions ({len(captions)}) differ")
     if pictures.shape[-2:] != (config.picture_size, config.picture_size):
         height, width = pictures.shape[-2:]
         raise UserError(f"pictures of {height}x{width} do not fit picture_size={config.picture_size}")
-    if groups is None:
-        number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
-        groups = [number[caption] for caption in captions]
-    here = accelerator(loop)
     tokeniser = train_tokeniser(captions, config)
     pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch)
-    source = Batches(pairs, **addressing(loop, here))
+    source = Batches(pairs, **addressing(loop, accelerator(loop)))
     run = SmallCLIPRun(model=config, loop=loop)
     training, _ = fit(lambda: SmallCLIPTraining(config, tokeniser), source, loop, full_config=run)
     return training.clip.eval().requires_grad_(False)
@@ -252,11 +243,9 @@ def save_small_clip(clip: SmallCLIP, folder: Path | str, *, half: bool = False) 
     tokeniser.save(str(folder / "tokenizer.json"))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END}
     about |= {"pad_token": PAD, "unk_token": UNKNOWN}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", about)
     state = clip.clip.state_dict()
-    save_weights(
-        {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()},
-        folder / "open_clip_model.safetensors",
-    )
-    (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
+    save_weights(state, folder / "open_clip_model.safetensors")
+    write_json(folder / "open_clip_config.json", settings)
     return folder

@@ -1,6 +1,5 @@
 """Frozen image and text towers of CLIP, loaded with open_clip, with unit-length embeddings."""
 
-import difflib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest
 
 FOLDER_CONFIG = "open_clip_config.json"
 """File name of the configuration in a folder for open_clip."""
@@ -26,6 +25,8 @@ HUB_SECONDS = 10
 OWN_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy")
 BATCH = 256
 """Images or sentences embedded at once."""
+
+Pictures = UInt8[Tensor, "n 3 height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,12 @@ class Towers(nn.Module):
         return self
 
     @torch.no_grad()
-    def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+    def images(self, pictures: Pictures) -> Float[Tensor, "n dim"]:
         """Return unit-length embeddings of images of any size, after the model's preprocessing."""
         if not len(pictures):
             return torch.zeros(0, self.dim, device=self.device)
-        return torch.cat(
-            [self.embed(self.prepare(part).to(self.device).float() / 255) for part in pictures.split(BATCH)]
-        )
+        parts = (self.prepare(part).to(self.device).float() / 255 for part in pictures.split(BATCH))
+        return torch.cat([self.embed(part) for part in parts])
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Float[Tensor, "n dim"]:
@@ -91,9 +91,7 @@ class Towers(nn.Module):
             return torch.zeros(0, self.dim, device=self.device)
         return F.normalize(torch.cat(embeddings).float(), dim=-1)
 
-    def prepare(
-        self, pictures: UInt8[Tensor, "n 3 height width"]
-    ) -> UInt8[Tensor, "n 3 own_height own_width"]:
+    def prepare(self, pictures: Pictures) -> UInt8[Tensor, "n 3 own_height own_width"]:
         """Resize and crop (or squash, or pad) to the image tower's input size."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as pixels
@@ -107,10 +105,11 @@ class Towers(nn.Module):
         ratios = self.height / height, self.width / width
         ratio = min(ratios) if self.resize_mode == "longest" else max(ratios)
         # Rounded down as torchvision does for the longer side, but not below the crop's size.
-        inner = [
-            max(goal, int(side * ratio)) if ratio == max(ratios) else max(1, round(side * ratio))
-            for side, goal in ((height, self.height), (width, self.width))
-        ]
+        sides = (height, self.height), (width, self.width)
+        if ratio == max(ratios):
+            inner = [max(goal, int(side * ratio)) for side, goal in sides]
+        else:
+            inner = [max(1, round(side * ratio)) for side, _ in sides]
         resized = pixels.resize(pictures, inner, interpolation=how, antialias=True)
         if self.resize_mode == "longest":
             above, left = (self.height - inner[0]) // 2, (self.width - inner[1]) // 2
@@ -123,14 +122,19 @@ class Towers(nn.Module):
         """Return unit-length embeddings of pixels in [0, 1] at the input size; gradients reach the pixels."""
         return F.normalize(self.clip.encode_image((pixels - self.mean) / self.std).float(), dim=-1)  # pyright: ignore
 
+    def embed_resized(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+        """Embed pixels in [0, 1] of any size, which are stretched to the input size; gradients reach them."""
+        if pixels.shape[-2:] != (self.height, self.width):
+            pixels = F.interpolate(pixels, (self.height, self.width), mode="bilinear", antialias=True)
+        return self.embed(pixels)
+
 
 def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
     import open_clip
 
     name, options = _source(config)
     for copies in (True, False):
-        with warnings.catch_warnings(), _quiet(), local_copies_only(copies):
-            warnings.simplefilter("ignore")
+        with _quietly(local=copies):
             try:
                 clip = open_clip.create_model(name, require_pretrained=True, **options)
                 return Towers(clip, open_clip.get_tokenizer(name), title=_title(config))
@@ -148,9 +152,8 @@ def _title(config: TowersConfig) -> str:
 
 def _is_here(config: TowersConfig) -> bool:
     """Whether the config names local weights, so that no download is needed."""
-    return Path(config.name).is_dir() or (
-        not config.name.startswith(HUB) and Path(config.pretrained).is_file()
-    )
+    on_hub = config.name.startswith(HUB)
+    return Path(config.name).is_dir() or (not on_hub and Path(config.pretrained).is_file())
 
 
 def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
@@ -168,21 +171,16 @@ def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
         return config.name, {}
     known = open_clip.list_models()
     if config.name not in known:
-        near = difflib.get_close_matches(config.name, known, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"there is no folder {config.name} and open_clip has no model of that name{hint or ';'}"
-            " (`open_clip.list_models()` lists them)"
+            f"there is no folder {config.name} and open_clip has no model of that name"
+            f"{nearest(config.name, known)}: `open_clip.list_models()` lists them"
         )
-    tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if tag:
+    options: dict[str, Any] = {"pretrained": config.pretrained}
+    if tag := open_clip.get_pretrained_cfg(config.name, config.pretrained):
         # Where tag and architecture differ in this, open_clip only warns, and embeddings would be wrong.
-        return config.name, {
-            "pretrained": config.pretrained,
-            "force_quick_gelu": tag.get("quick_gelu", False),
-        }
+        return config.name, options | {"force_quick_gelu": tag.get("quick_gelu", False)}
     if Path(config.pretrained).is_file():
-        return config.name, {"pretrained": config.pretrained}
+        return config.name, options
     tags = open_clip.list_pretrained_tags_by_model(config.name)
     raise UserError(
         f"{config.pretrained!r} is neither a file of weights nor a tag of {config.name}"
@@ -218,44 +216,32 @@ def _key(towers: Towers) -> str:
 
 
 @contextmanager
-def local_copies_only(only: bool = True) -> Iterator[None]:
-    """Restrict the hub's libraries to their local cache.
-
-    With an unreachable hub, they would otherwise wait for most of a minute per file.
-    """
+def _quietly(*, local: bool) -> Iterator[None]:
+    """Silence the libraries, as ``_loading_error`` says the same in one line, and with ``local`` restrict
+    them to their cache: with an unreachable hub they would wait for most of a minute per file."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or only
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or local
+    logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        logging.disable(logging.NOTSET)
+        constants.HF_HUB_OFFLINE = offline
 
 
 def hub_answers() -> bool:
     """Whether the hub can be reached and may be used."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
-    if constants.HF_HUB_OFFLINE:
-        return False
     try:
         HfApi().model_info("openai/clip-vit-base-patch32", timeout=HUB_SECONDS)
-    except OfflineModeIsEnabled:
-        return False
     except HfHubHTTPError as error:  # a refusal is an answer too, but not a gateway's 5xx
         return error.response is not None and error.response.status_code < 500
-    except Exception:  # no network, no name server, a proxy that refuses
+    except Exception:  # no network, no name server, a proxy that refuses, HF_HUB_OFFLINE
         return False
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the library's log; ``_loading_error`` reports the same in one line."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

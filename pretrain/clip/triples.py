@@ -15,9 +15,7 @@ from data.audiovisual.video import VideoError
 from data.batches import Address
 from engine.user_error import UserError
 from pretrain.clip.audio_images import TRIES, AudioImageBatch, AudioImageClips
-from pretrain.clip.towers import Towers
-
-Pictures = UInt8[Tensor, "n 3 height width"]
+from pretrain.clip.towers import Pictures, Towers
 
 
 class Triple(NamedTuple):
@@ -32,13 +30,9 @@ class Triple(NamedTuple):
 class Triples(Dataset[Triple]):
     """Batches by address, with a random frame and caption of each clip."""
 
-    def __init__(self, scenes: Sequence[Scene], sounds: AudioImageClips, towers: Towers) -> None:
-        if len(scenes) != len(sounds.images):
-            raise ValueError(
-                f"the numbers of scenes ({len(scenes)}) and sounds ({len(sounds.images)}) differ"
-            )
-        self.scenes, self.sounds, self.towers = scenes, sounds, towers
-        self.tokens = [towers.tokenizer(descriptions_of(scene)) for scene in scenes]
+    def __init__(self, sounds: AudioImageClips, towers: Towers) -> None:
+        self.scenes, self.sounds, self.towers = sounds.scenes, sounds, towers
+        self.tokens = [towers.tokenizer(descriptions_of(scene)) for scene in self.scenes]
         self._pictures: dict[int, Tensor] = {}
         self._room = int(sounds.config.cache_gib * 2**30)
 
@@ -68,16 +62,16 @@ class Triples(Dataset[Triple]):
 
     def _with_picture(self, wave: Tensor, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, int]:
         """Return a clip with one of its frames, or another clip if its images cannot be read."""
-        for attempt in range(TRIES):
+        for _ in range(TRIES - 1):
             try:
                 pictures = self.pictures(index)
-                return wave, pictures[int(rng.integers(len(pictures)))], index
+                break
             except (PictureError, VideoError):
-                if attempt == TRIES - 1:
-                    raise
                 index = int(rng.integers(len(self.scenes)))
                 wave = torch.from_numpy(self.sounds.crop(index, rng))[None]
-        raise AssertionError
+        else:
+            pictures = self.pictures(index)
+        return wave, pictures[int(rng.integers(len(pictures)))], index
 
     def pictures(self, index: int) -> Pictures:
         """Return a scene's images or video frames, prepared for the image tower."""

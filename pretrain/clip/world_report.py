@@ -1,16 +1,17 @@
 """Evaluation of the synthetic world's study: retrieval among combinations held out of all training."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.synthetic.world import ATTRIBUTES, World
+from engine.files import write_json
 from engine.table import table as plain_table
 from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.clip.losses import retrieval
@@ -18,6 +19,9 @@ from pretrain.clip.towers import Towers
 
 N_SHOWN, N_ANSWERS = 8, 5
 """Sounds in the figure, and retrieved images shown for each."""
+
+
+Vectors = Float[Tensor, "n dim"]
 
 
 class Study(NamedTuple):
@@ -31,24 +35,18 @@ class Study(NamedTuple):
 class Gallery(NamedTuple):
     """CLIP's embeddings of one image and one caption of each held-out combination."""
 
-    images: Float[Tensor, "n dim"]
-    texts: Float[Tensor, "n dim"]
+    images: Vectors
+    texts: Vectors
 
 
-def write_report(
-    study: Study, out: Path, *, cpu_seconds: Mapping[str, float], exported: Path
-) -> dict[str, Any]:
+def write_report(study: Study, out: Path, cpu_seconds: Mapping[str, float], exported: Path) -> dict[str, Any]:
     """Evaluate, print a table, and write ``report.json`` and ``answers.png`` into the run's folder."""
     gallery, results = measure(study)
     seconds = {name: round(value, 1) for name, value in cpu_seconds.items()}
-    report = {
-        **results,
-        "cpu_seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "export": str(exported),
-        "teacher": str(out / "clip"),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    seconds["total"] = round(sum(seconds.values()), 1)
+    places = {"export": str(exported), "teacher": str(out / "clip")}
+    report = {**results, "cpu_seconds": seconds, **places}
+    write_json(out / "report.json", report)
     draw_answers(study, gallery, out / "answers.png")
     print(table(report))
     print(f"wrote {out / 'report.json'} and {out / 'answers.png'}; the encoder is {exported}")
@@ -59,11 +57,9 @@ def write_report(
 def measure(study: Study) -> tuple[Gallery, dict[str, Any]]:
     """Evaluate retrieval of images and captions by every encoder, and by CLIP as a topline."""
     world = study.held_out
-    first = np.arange(world.n_combinations)
-    gallery = Gallery(
-        study.towers.images(world.pictures(first)).cpu(), study.towers.texts(world.captions(first)).cpu()
-    )
-    other = study.towers.images(world.pictures(first + world.n_combinations)).cpu()
+    first, towers = np.arange(world.n_combinations), study.towers
+    gallery = Gallery(towers.images(world.pictures(first)).cpu(), towers.texts(world.captions(first)).cpu())
+    other = towers.images(world.pictures(first + world.n_combinations)).cpu()
     values = world.values(first)
     clip = {
         "image_to_text": retrieval(gallery.images, gallery.texts),
@@ -78,60 +74,50 @@ def measure(study: Study) -> tuple[Gallery, dict[str, Any]]:
 
 
 def _measure(encoder: AudioEncoder, world: World, gallery: Gallery) -> dict[str, Any]:
+    """Return the scores of an encoder, averaged over the draws of its query sounds."""
     values = world.values(np.arange(world.n_combinations))
-    draws = []
-    for part in np.split(world.indices, world.draws):
-        audio = embed(encoder, world, part)
-        draws.append(
-            {
-                "audio_to_image": retrieval(audio, gallery.images),
-                "audio_to_text": retrieval(audio, gallery.texts),
-                "image_to_audio": retrieval(gallery.images, audio),
-                "text_to_audio": retrieval(gallery.texts, audio),
-                "attributes_by_picture": attributes(audio, gallery.images, values),
-                "attributes_by_caption": attributes(audio, gallery.texts, values),
-            }
-        )
+    draws = [
+        {
+            "audio_to_image": retrieval(audio, gallery.images),
+            "audio_to_text": retrieval(audio, gallery.texts),
+            "image_to_audio": retrieval(gallery.images, audio),
+            "text_to_audio": retrieval(gallery.texts, audio),
+            "attributes_by_picture": attributes(audio, gallery.images, values),
+            "attributes_by_caption": attributes(audio, gallery.texts, values),
+        }
+        for part in np.split(world.indices, world.draws)
+        for audio in [embed(encoder, world, part)]
+    ]
     return {
         what: {key: float(np.mean([draw[what][key] for draw in draws])) for key in draws[0][what]}
         for what in draws[0]
     }
 
 
-def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Float[Tensor, "n dim"]:
-    device = encoder.window.device
+def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Vectors:
     parts = np.array_split(indices, max(1, len(indices) // 128))
-    return torch.cat([encoder(world.waves(part).to(device)).cpu() for part in parts])
+    return torch.cat([encoder(world.waves(part).to(encoder.window.device)).cpu() for part in parts])
 
 
-def attributes(
-    query: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"], values: Int[np.ndarray, "n 5"]
-) -> dict[str, float]:
+def attributes(query: Vectors, answers: Vectors, values: Int[np.ndarray, "n 5"]) -> dict[str, float]:
     """Return how often the first answer has the query's value of each attribute, in percent."""
-    nearest = best(query, answers, 1)[:, 0]
-    agree = (values[nearest] == values).mean(0)
+    agree = (values[best(query, answers, 1)[:, 0]] == values).mean(0)
     return {a.name: 100 * float(share) for a, share in zip(ATTRIBUTES, agree)}
 
 
-def best(
-    query: Float[Tensor, "n dim"], answers: Float[Tensor, "m dim"], count: int
-) -> Int[np.ndarray, "n count"]:
-    unit = torch.nn.functional.normalize
-    return (unit(query, dim=-1) @ unit(answers, dim=-1).T).topk(count, dim=1).indices.numpy()
+def best(query: Vectors, answers: Float[Tensor, "m dim"], count: int) -> Int[np.ndarray, "n count"]:
+    cosines = F.normalize(query, dim=-1) @ F.normalize(answers, dim=-1).T
+    return cosines.topk(count, dim=1).indices.numpy()
 
 
 def table(report: Mapping[str, Any]) -> str:
-    encoders, clip, chance = report["encoders"], report["clip"], report["chance_attributes"]
+    clip, chance = report["clip"], report["chance_attributes"]
     ways = ("audio_to_image", "audio_to_text", "image_to_audio", "text_to_audio")
-    recalls = [
-        (name, *(f"{scores[way]['R@1']:.1f}" for way in ways), f"{scores['audio_to_image']['MRR']:.3f}")
-        for name, scores in encoders.items()
-    ]
-    by = {
-        f"{n}, by {way}": s[f"attributes_by_{way}"]
-        for n, s in encoders.items()
-        for way in ("picture", "caption")
-    }
+    recalls, by = [], {}
+    for name, scores in report["encoders"].items():
+        cells = [f"{scores[way]['R@1']:.1f}" for way in ways]
+        recalls.append((name, *cells, f"{scores['audio_to_image']['MRR']:.3f}"))
+        by |= {f"{name}, by {way}": scores[f"attributes_by_{way}"] for way in ("picture", "caption")}
     by["CLIP, picture by caption"] = clip["attributes_by_caption"]
     shares = [
         (name, *(f"{share[a.name]:.1f} ({share[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES))
@@ -171,13 +157,10 @@ def draw_answers(study: Study, gallery: Gallery, path: Path) -> None:
             axes[row, column].imshow(world.picture(int(number)).permute(1, 2, 0).numpy())
             rank = "true picture" if column == 1 else f"answer {column - 1}" + " ✓" * int(number == index)
             axes[row, column].set_title(rank, fontsize=7)
-        verdict = "✓" if captions[row] == index else "✗"
-        label = axes[row, 1].set_xlabel(
-            f"caption: {all_captions[captions[row]]} {verdict}", fontsize=7, loc="left"
-        )
+        caption = f"caption: {all_captions[captions[row]]} {'✓' if captions[row] == index else '✗'}"
+        label = axes[row, 1].set_xlabel(caption, fontsize=7, loc="left")
         label.set_in_layout(False)  # it may extend below the answers
     for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     figure.tight_layout(pad=0.4, h_pad=1.4)
     figure.savefig(path, dpi=100)

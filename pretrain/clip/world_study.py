@@ -85,9 +85,6 @@ class WorldConfig:
             raise UserError(f"batch={self.batch} must be at least 2: the negatives are the other sounds")
 
 
-WORLD = WorldConfig()
-
-
 class WorldPairs(Dataset[AudioImageBatch]):
     """Batches by address of new sounds, each with an image embedding of its combination.
 
@@ -97,37 +94,35 @@ class WorldPairs(Dataset[AudioImageBatch]):
     def __init__(
         self, world: World, images: Float[Tensor, "n dim"], batch: int, partner: np.ndarray | None = None
     ) -> None:
-        self.world, self.images = world, images
-        self.batch = min(batch, world.n_combinations)
+        self.world, self.images, self.batch = world, images, min(batch, world.n_combinations)
         self.partner = np.arange(world.n_combinations) if partner is None else partner
 
     def __getitem__(self, address: Address) -> AudioImageBatch:
         rng = np.random.default_rng(list(address))
         chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
         sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
-        pictures = self.partner[chosen] + self.world.n_combinations * rng.integers(
-            self.world.draws, size=self.batch
-        )
-        index = torch.from_numpy(chosen)
-        return AudioImageBatch(self.world.waves(sounds), self.images[torch.from_numpy(pictures)], index)
+        draws = rng.integers(self.world.draws, size=self.batch)
+        pictures = self.partner[chosen] + self.world.n_combinations * draws
+        return AudioImageBatch(self.world.waves(sounds), self.images[pictures], torch.from_numpy(chosen))
 
 
 def run(config: WorldConfig) -> dict[str, Any]:
     """Run or resume the study and return the report."""
-    here, out, clock = accelerator(config.loop), config.loop.out, Clock()
+    here, out = accelerator(config.loop), config.loop.out
+    seconds = {"start-up": time.process_time()}
     world = World(config.loop.seed, "train", draws=config.draws)
-    with clock.phase("drawing"):
+    with timed("drawing", seconds):
         pictures = world.pictures(world.indices)
-    with clock.phase("small CLIP"):
+    with timed("small CLIP", seconds):
         towers = small_towers(config, world, pictures).to(here.device)
-    with clock.phase("embedding"):
+    with timed("embedding", seconds):
         images = towers.images(pictures).cpu()
-    with clock.phase("distillation"):
+    with timed("distillation", seconds):
         encoder = distil(config, towers, WorldPairs(world, images, config.batch))
     seed_step(config.loop.seed, 0)
     encoders = {"distilled": encoder, "random": AudioEncoder(encoder.config).to(here.device).eval()}
     if config.control == "shuffled":
-        with clock.phase("shuffled pairs"):
+        with timed("shuffled pairs", seconds):
             wrong = WorldPairs(world, images, config.batch, derangement(world.n_combinations))
             control = replace(config, loop=replace(config.loop, out=out / "shuffled"))
             encoders["shuffled"] = distil(control, towers, wrong)
@@ -135,9 +130,15 @@ def run(config: WorldConfig) -> dict[str, Any]:
         return {}
     exported = export(out / "export", encoder.config, encoder)
     held_out = World(config.loop.seed, "held_out", draws=config.n_sounds)
-    with clock.phase("report"):
-        study = Study(towers=towers, encoders=encoders, held_out=held_out)
-        return write_report(study, out, cpu_seconds=clock.seconds, exported=exported)
+    study = Study(towers=towers, encoders=encoders, held_out=held_out)
+    return write_report(study, out, seconds, exported)
+
+
+@contextmanager
+def timed(phase: str, seconds: dict[str, float]) -> Iterator[None]:
+    began = time.process_time()
+    yield
+    seconds[phase] = time.process_time() - began
 
 
 def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
@@ -145,7 +146,7 @@ def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
     here, out = accelerator(config.loop), config.loop.out
     loop = replace(config.loop, out=out / "clip_training", steps=config.clip_steps, keep=1)
     captions, groups = world.captions(world.indices), world.groups(world.indices)
-    clip = train_small_clip(pictures, captions, config.clip, loop, groups=groups)
+    clip = train_small_clip(pictures, captions, groups, config.clip, loop)
     if here.is_main_process:
         save_small_clip(clip, out / "clip", half=True)
     here.wait_for_everyone()
@@ -156,15 +157,9 @@ def distil(config: WorldConfig, towers: Towers, pairs: WorldPairs) -> AudioEncod
     """Train, or resume training, an audio encoder on the image embeddings."""
     here = accelerator(config.loop)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
-
-    def build() -> Distillation:
-        task = Distillation(config.distillation, config.encoder, towers.dim, config.optim)
-        task.encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return task
-
-    loop = config.loop
-    batches = Batches(pairs, **addressing(loop, here))
-    task, _ = fit(build, batches, loop, full_config=config)
+    sizes = config.distillation, config.encoder, towers.dim, config.optim
+    batches = Batches(pairs, **addressing(config.loop, here))
+    task, _ = fit(lambda: Distillation(*sizes), batches, config.loop, full_config=config)
     return task.encoder.eval()
 
 
@@ -174,14 +169,3 @@ def derangement(n: int) -> np.ndarray:
     shuffled = np.empty(n, dtype=int)
     shuffled[order] = np.roll(order, 1)
     return shuffled
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = {"start-up": time.process_time()}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began = time.process_time()
-        yield
-        self.seconds[name] = time.process_time() - began

@@ -4,12 +4,11 @@
 OUT/results.csv.
 """
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, nearest
 
 TASKS = {
     "classification": ("classification", "classify frozen embeddings with a 2-layer perceptron"),
@@ -36,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task, *rest = args
     name = task.replace("-", "_")
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"there is no task {task!r}: {guess}The tasks are {', '.join(TASKS)}")
+        raise UserError(f"there is no task {task!r}{nearest(name, TASKS)}: the tasks are {', '.join(TASKS)}")
     getattr(import_module(f"pretrain.probe.{TASKS[name][0]}"), name)(rest)
 
 

@@ -26,11 +26,10 @@ from data.audio.resampling import resample
 from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
 from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
-from engine.arguments import Arguments
 from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
-from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument, with_random
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of
 from pretrain.probe.results import Interval, Result, mean_interval
 
 MOST_FRAMES = 96
@@ -49,6 +48,9 @@ class Captioned(NamedTuple):
     split: str
     values: tuple[int, ...] = ()
     """Attributes of a scene of the world."""
+
+    def __str__(self) -> str:
+        return self.name
 
     def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
         if isinstance(self.sound, Path):
@@ -114,12 +116,7 @@ def _world(draws: int) -> Iterable[Captioned]:
 
 
 def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
-    by_name = {clip.name: clip for clip in clips}
-
-    def read(name: str, sample_rate: int) -> Tensor:
-        return by_name[name].wave(sample_rate)
-
-    vectors, frames = embeddings.with_frames(list(by_name), read)
+    vectors, frames = embeddings.with_frames(clips, Captioned.wave)
     frames = [F.adaptive_avg_pool1d(f.T, MOST_FRAMES).T if len(f) > MOST_FRAMES else f for f in frames]
     lengths = torch.tensor([len(f) for f in frames])
     valid = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -157,9 +154,9 @@ N_EXAMPLES = 5
 
 def run_captioning(args: argparse.Namespace) -> list[Result]:
     """Train and score a decoder per encoder and seed, and score the baselines."""
-    at_least(1, args, "draws", prefix="--")
+    at_least(1, args, "draws", "epochs", "beam", prefix="--")
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
-    embedders = with_random(args, "logmel")
+    embedders = embedders_of(args)
     clips = captioned_from(args.data, draws=args.draws, left_out=args.left_out)
     args.n_used = len(clips)
     parts = {split: [c for c in clips if c.split == split] for split in ("train", "validation", "test")}
@@ -169,17 +166,13 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     written: dict[str, list[list[str]]] = {}
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
-        device = torch.device(args.device)
-        features: dict[str, Any] = {
-            s: send_to_device(features_of(embeddings, p), device) for s, p in parts.items()
-        }
-        train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
-        written[embedder.name] = [
-            fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(
-                features["test"], vocabulary
-            )
-            for seed in range(args.seeds)
-        ]
+        features: Any = {split: features_of(embeddings, part) for split, part in parts.items()}
+        features = send_to_device(features, args.device)
+        train, validation = ((features[split], captions[split]) for split in ("train", "validation"))
+        written[embedder.name] = []
+        for seed in range(args.seeds):
+            decoder = fit_decoder(train, validation, vocabulary, seed=seed, config=config)
+            written[embedder.name].append(decoder.captions(features["test"], vocabulary))
     test, references = parts["test"], captions["test"]
     written["commonest"] = [[commonest_caption(captions["train"])] * len(test)]
     results: list[Result] = []
@@ -211,14 +204,12 @@ def _scores(
     return scores
 
 
-def _arguments(parser: Arguments) -> None:
-    seed_argument(parser, seeds=1)
-    add = parser.add_argument
-    add("--epochs", type=int, default=30, help="passes over the training clips (30)")
-    add("--beam", type=int, default=3, help="beam width (3)")
-    add("--least-count", type=int, default=1, help="minimum count of a word in the vocabulary (1)")
-    add("--draws", type=int, default=2, help="scenes per combination of the world (2)")
-    add("--no-random", action="store_true", help="omit the baseline with random weights")
-
-
-captioning = Probe("captioning", __doc__, run_captioning, _arguments)
+OPTIONS = {
+    "--seeds": {"default": 1},
+    "--epochs": {"type": int, "default": 30, "help": "passes over the training clips (30)"},
+    "--beam": {"type": int, "default": 3, "help": "beam width (3)"},
+    "--least-count": {"type": int, "default": 1, "help": "minimum count of a word in the vocabulary (1)"},
+    "--draws": {"type": int, "default": 2, "help": "scenes per combination of the world (2)"},
+    "--no-random": {},
+}
+captioning = Probe("captioning", __doc__, run_captioning, OPTIONS)

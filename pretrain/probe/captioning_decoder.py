@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.seeding import step_seed
-from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_scores import END, PAD, START, UNKNOWN, Vocabulary
 
 
@@ -26,7 +25,6 @@ class DecoderConfig:
     """Model width; a multiple of 2 · heads."""
     heads: int = 4
     hidden: int = 512
-    """Hidden units of the feed-forward network."""
     dropout: float = 0.2
     longest: int = 30
     """Maximum number of words in a caption."""
@@ -36,16 +34,16 @@ class DecoderConfig:
     smoothing: float = 0.1
     """Label smoothing."""
     batch: int = 64
-    """Captions per step."""
     epochs: int = 30
     """Passes over the training clips, each with one random caption per clip."""
     beam: int = 3
     """Beam width; 1: greedy decoding."""
 
-    def __post_init__(self) -> None:
-        at_least(1, self, "heads", "hidden", "longest", "batch", "epochs", "beam")
-        if self.width % (2 * self.heads):
-            raise UserError(f"width={self.width} must be a multiple of {2 * self.heads} (twice the heads)")
+
+Tokens = Int[Tensor, "batch length"]
+Logits = Float[Tensor, "batch length n_words"]
+Memory = tuple[Float[Tensor, "batch frames width"], Bool[Tensor, "batch frames"]]
+"""What a decoder attends to, and its padding mask."""
 
 
 class Features(NamedTuple):
@@ -83,32 +81,22 @@ class CaptionDecoder(nn.Module):
         )
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
 
-    def forward(
-        self, features: Features, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length n_words"]:
+    def forward(self, features: Features, tokens: Tokens) -> Logits:
         """Return the logits of the word after each of ``tokens``."""
-        return self.decode(*self.memory(features), tokens)
+        return self.decode(self.memory(features), tokens)
 
-    def memory(
-        self, features: Features
-    ) -> tuple[Float[Tensor, "batch frames width"], Bool[Tensor, "batch frames"]]:
-        """Return the memory for cross-attention and its padding mask."""
+    def memory(self, features: Features) -> Memory:
         clip = self.from_clip((features.clip - self.clip_mean) / self.clip_scale)
         frames = self.from_frames((features.frames - self.frames_mean) / self.frames_scale)
         frames = frames + positions(frames.shape[1], frames.shape[2], frames.device)
         ignored = F.pad(~features.valid, (1, 0), value=False)
         return torch.cat([clip[:, None], frames], dim=1), ignored
 
-    def decode(
-        self,
-        memory: Float[Tensor, "batch frames width"],
-        ignored: Bool[Tensor, "batch frames"],
-        tokens: Int[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length n_words"]:
+    def decode(self, memory: Memory, tokens: Tokens) -> Logits:
         length, width = tokens.shape[1], self.config.width
         x = self.words(tokens) * math.sqrt(width) + positions(length, width, tokens.device)
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
-        x = self.layer(self.dropout(x), memory, tgt_mask=future, memory_key_padding_mask=ignored)
+        x = self.layer(self.dropout(x), memory[0], tgt_mask=future, memory_key_padding_mask=memory[1])
         return F.linear(self.norm(x), self.words.weight)
 
     @torch.no_grad()
@@ -120,20 +108,19 @@ class CaptionDecoder(nn.Module):
 
     def _search(self, features: Features, vocabulary: Vocabulary) -> list[str]:
         beam, n_clips = self.config.beam, len(features.clip)
-        memory, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(features))
-        tokens = torch.full((n_clips * beam, 1), START, device=memory.device)
-        likelihood = torch.full((n_clips, beam), -math.inf, device=memory.device)
+        frames, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(features))
+        device = frames.device
+        tokens = torch.full((n_clips * beam, 1), START, device=device)
+        likelihood = torch.full((n_clips, beam), -math.inf, device=device)
         likelihood[:, 0] = 0.0  # all hypotheses are equal at first
-        ended = torch.zeros(n_clips, beam, dtype=torch.bool, device=memory.device)
+        ended = torch.zeros(n_clips, beam, dtype=torch.bool, device=device)
         for _ in range(self.config.longest + 1):
-            logits = self.decode(memory, ignored, tokens)[:, -1]
+            logits = self.decode((frames, ignored), tokens)[:, -1]
             logits[:, [PAD, START, UNKNOWN]] = -math.inf
             following = rearrange(logits.log_softmax(-1), "(clip beam) word -> clip beam word", beam=beam)
             following[ended] = -math.inf  # a complete caption is only padded
             following[..., PAD] = following[..., PAD].masked_fill(ended, 0.0)
-            likelihood, best = rearrange(
-                likelihood[..., None] + following, "clip beam word -> clip (beam word)"
-            ).topk(beam)
+            likelihood, best = (likelihood[..., None] + following).flatten(1).topk(beam)
             origin, word = best // following.shape[-1], best % following.shape[-1]
             rows = origin + beam * torch.arange(n_clips, device=best.device)[:, None]
             tokens = torch.cat([tokens[rows.flatten()], word.reshape(-1, 1)], dim=1)
@@ -153,18 +140,19 @@ def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "l
 
 
 def caption_loss(
-    decoder: CaptionDecoder, features: Features, tokens: Int[Tensor, "batch length"], smoothing: float = 0.0
+    decoder: CaptionDecoder, features: Features, tokens: Tokens, smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy per word, given the previous words."""
-    logits = decoder(features, tokens[:, :-1])
-    return F.cross_entropy(
-        logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD, label_smoothing=smoothing
-    )
+    logits, following = decoder(features, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+    return F.cross_entropy(logits, following, ignore_index=PAD, label_smoothing=smoothing)
+
+
+Captions = Sequence[tuple[str, ...]]
 
 
 def fit_decoder(
-    train: tuple[Features, Sequence[tuple[str, ...]]],
-    validation: tuple[Features, Sequence[tuple[str, ...]]],
+    train: tuple[Features, Captions],
+    validation: tuple[Features, Captions],
     vocabulary: Vocabulary,
     *,
     seed: int,
@@ -177,13 +165,14 @@ def fit_decoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
         decoder = CaptionDecoder(config, features, len(vocabulary)).to(device)
-        optimizer = torch.optim.AdamW(
-            decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-        )
+        settings = {"lr": config.lr, "weight_decay": config.weight_decay, "betas": (0.9, 0.98)}
+        optimizer = torch.optim.AdamW(decoder.parameters(), **settings)
         n_steps = config.epochs * -(-n_clips // config.batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
-        )
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         best, best_loss = copy.deepcopy(decoder.state_dict()), math.inf
         bar = tqdm(range(config.epochs), desc="captioning", delay=2.0)
         for _ in bar:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,8 @@ class Vocabulary:
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
 
     def caption(self, tokens: Sequence[int]) -> str:
-        words = []
-        for token in tokens:
-            if token == END:
-                break
-            if token not in (START, PAD):
-                words.append(self.words[token])
-        return " ".join(words)
+        before_end = takewhile(lambda token: token != END, tokens)
+        return " ".join(self.words[token] for token in before_end if token not in (START, PAD))
 
 
 def caption_scores(
@@ -105,10 +101,10 @@ def caption_scores(
 def commonest_caption(captions: Sequence[Sequence[str]]) -> str:
     """Return the most frequent caption; ties are resolved by the mean frequency of the words."""
     every = [plain(one) for some in captions for one in some]
-    times, words = Counter(every), Counter(word for caption in every for word in set(caption.split()))
+    times, counts = Counter(every), Counter(word for caption in every for word in set(caption.split()))
 
-    def typical(caption: str) -> float:
-        caption_words = caption.split()
-        return sum(words[word] for word in caption_words) / max(1, len(caption_words))
+    def rank(caption: str) -> tuple[int, float, str]:
+        words = caption.split()
+        return times[caption], sum(counts[word] for word in words) / max(1, len(words)), caption
 
-    return max(times, key=lambda caption: (times[caption], typical(caption), caption))
+    return max(times, key=rank)

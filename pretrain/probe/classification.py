@@ -19,11 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
-from pretrain.probe.fitting import PerceptronConfig, fit_perceptron
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
+from pretrain.probe.fitting import fit_perceptron
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import N_RESAMPLES, Interval, Result, draw_curves, interval, mean_interval
 
 SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -37,12 +36,11 @@ def classify(
     *,
     seeds: Sequence[int],
     multi_label: bool = False,
-    config: PerceptronConfig | None = None,
 ) -> list[Float[Tensor, "clips n_classes"]]:
     """Train on the first part with early stopping by the second; return each seed's logits of the third."""
     train, validation, test = (embeddings.of([clip.path for clip in part]) for part in parts)
     known = (train, targets_of(parts[0], names)), (validation, targets_of(parts[1], names))
-    return [fit_perceptron(*known, multi_label=multi_label, seed=seed, config=config)(test) for seed in seeds]
+    return [fit_perceptron(*known, multi_label=multi_label, seed=seed)(test) for seed in seeds]
 
 
 def label_scores(
@@ -104,10 +102,9 @@ def multi_label_scores(
 def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
     """Return a fraction of each class' clips, at least one; with equal seeds, smaller ones are subsets."""
     rng, chosen = np.random.default_rng(seed), []
-    for name in label_names(clips):
+    for name in sorted({clip.labels[0] for clip in clips}):
         members = [i for i, clip in enumerate(clips) if clip.labels[0] == name]
-        if members:
-            chosen += rng.permutation(members)[: max(1, round(len(members) * percent / 100))].tolist()
+        chosen += rng.permutation(members)[: max(1, round(len(members) * percent / 100))].tolist()
     return [clips[i] for i in sorted(chosen)]
 
 
@@ -117,10 +114,8 @@ def run_classification(args: argparse.Namespace) -> list[Result]:
     train, validation, test = splits_of(clips, args.data)
     results: list[Result] = []
     for embedder in embedders_of(args):
-        logits = classify(
-            embeddings_of(embedder, args), (train, validation, test), names,
-            seeds=range(args.seeds), multi_label=multi_label,
-        )  # fmt: skip
+        embeddings, seeds = embeddings_of(embedder, args), range(args.seeds)
+        logits = classify(embeddings, (train, validation, test), names, seeds=seeds, multi_label=multi_label)
         scores = label_scores(logits, test, names, multi_label=multi_label)
         results += args.rows(scores, encoder=embedder.name, n=len(test), seeds=args.seeds)
     print(f"{len(train)} training, {len(validation)} validation, {len(test)} test clips, {len(names)} labels")
@@ -145,27 +140,14 @@ def run_low_data(args: argparse.Namespace) -> list[Result]:
                 logits += classify(embeddings, parts, names, seeds=[seed], multi_label=multi_label)
             metric, value = next(iter(label_scores(logits, test, names, multi_label=multi_label).items()))
             curves.setdefault(embedder.name, []).append((percent, value))
-            about = {"encoder": embedder.name, "n": len(test), "seeds": args.seeds}
-            about |= {"trained_on": f"{len(some_of(train, percent, 0))} labelled clips"}
-            results += args.rows({f"{metric} at {percent:g} %": value}, **about)
+            about = {"seeds": args.seeds, "trained_on": f"{len(some_of(train, percent, 0))} labelled clips"}
+            named = {f"{metric} at {percent:g} %": value}
+            results += args.rows(named, encoder=embedder.name, n=len(test), **about)
     draw_curves(curves, args.out / "low_data.png", x="% of the labels", y=metric, log=True)
     return results
 
 
-def _arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    seed_argument(parser)
-
-
-def _low_data_arguments(parser: Arguments) -> None:
-    _arguments(parser)
-    help_text = "percent of the labels; repeat (1 … 100)"
-    parser.add_argument("--share", type=float, action="append", default=[], help=help_text)
-
-
-def label_argument(parser: Arguments) -> None:
-    parser.add_argument("--label", default="", help="column of the labels (label, labels, category or class)")
-
-
-classification = Probe("classification", __doc__, run_classification, _arguments)
-low_data = Probe("low_data", __doc__, run_low_data, _low_data_arguments)
+SHARE = {"type": float, "action": "append", "default": [], "help": "percent of the labels; repeat (1 … 100)"}
+OPTIONS = {"--label": {}, "--seeds": {}}
+classification = Probe("classification", __doc__, run_classification, OPTIONS)
+low_data = Probe("low_data", __doc__, run_low_data, OPTIONS | {"--share": SHARE})

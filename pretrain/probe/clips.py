@@ -72,7 +72,7 @@ def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "cl
     return targets
 
 
-def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[list[Clip], ...]:
+def splits_of(clips: Sequence[Clip], path: str | Path) -> tuple[list[Clip], ...]:
     """Return the training, validation and test clips.
 
     Without a split, they follow from the folds: the last is the test, the last but one the validation.
@@ -84,9 +84,8 @@ def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[lis
     for split, part in zip(SPLITS, parts):
         if not part:
             found = ", ".join(sorted({clip.split or "none" for clip in clips}))
-            raise UserError(
-                f"{path} has no clips of split {split!r} (found: {found}): fill its 'split' column"
-            )
+            problem = f"{path} has no clips of split {split!r} (found: {found})"
+            raise UserError(f"{problem}: fill its 'split' column")
     return parts
 
 
@@ -99,9 +98,7 @@ class Rotation(NamedTuple):
     test: list[Clip]
 
 
-def rotations(
-    clips: Sequence[Clip], path: str | Path = "the data", only: Sequence[int] = ()
-) -> list[Rotation]:
+def rotations(clips: Sequence[Clip], path: str | Path, only: Sequence[int] = ()) -> list[Rotation]:
     """Return a rotation for each official fold as the test, with the fold before it as the validation.
 
     ``only`` restricts the test folds.
@@ -128,9 +125,8 @@ def _clip(manifest: Path, row: Row, column: str) -> Clip:
     cell = row.extra.get(column, getattr(row, column, None) or "")
     labels = tuple(dict.fromkeys(part.strip() for part in cell.split(";") if part.strip()))
     if not labels:
-        raise UserError(
-            f"{manifest}: {row.path.name} has no label in the column {column!r} (name it by --label)"
-        )
+        name = row.path.name
+        raise UserError(f"{manifest}: {name} has no label in the column {column!r} (name it by --label)")
     named = ESC_NAME.fullmatch(row.path.stem)
     fold = row.extra.get("fold") or (named and named[1])
     try:
@@ -142,27 +138,19 @@ def _clip(manifest: Path, row: Row, column: str) -> Clip:
 
 
 def _esc50(folder: Path) -> list[Clip]:
-    return [
-        Clip(
-            path=folder / "audio" / row["filename"],
-            labels=(row["category"],),
-            fold=int(row["fold"]),
-            recording=f"{row['fold']}-{row['src_file']}",
-        )
-        for row in _table(folder / "meta" / "esc50.csv")
-    ]
+    clips = []
+    for row in _table(folder / "meta" / "esc50.csv"):
+        path, recording = folder / "audio" / row["filename"], f"{row['fold']}-{row['src_file']}"
+        clips.append(Clip(path, (row["category"],), fold=int(row["fold"]), recording=recording))
+    return clips
 
 
 def _urbansound(folder: Path) -> list[Clip]:
-    return [
-        Clip(
-            path=folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
-            labels=(row["class"],),
-            fold=int(row["fold"]),
-            recording=row["fsID"],
-        )
-        for row in _table(folder / "metadata" / "UrbanSound8K.csv")
-    ]
+    clips = []
+    for row in _table(folder / "metadata" / "UrbanSound8K.csv"):
+        path = folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"]
+        clips.append(Clip(path, (row["class"],), fold=int(row["fold"]), recording=row["fsID"]))
+    return clips
 
 
 def _speech_commands(folder: Path) -> list[Clip]:
@@ -173,16 +161,13 @@ def _speech_commands(folder: Path) -> list[Clip]:
             raise UserError(f"{folder} lacks {name}: take the whole corpus, with its official lists")
         for line in (folder / name).read_text(encoding="utf-8").splitlines():
             split_of[line.strip()] = split
-    return [
-        Clip(
-            path=file,
-            labels=(file.parent.name,),
-            split=split_of.get(file.relative_to(folder).as_posix(), "train"),
-            recording=file.name.split("_nohash_")[0],
-        )
-        for file in audio_files(folder)
-        if file.parent.parent == folder and not file.parent.name.startswith("_")
-    ]
+    clips = []
+    for file in audio_files(folder):
+        word = file.parent.name
+        if file.parent.parent == folder and not word.startswith("_"):
+            split = split_of.get(f"{word}/{file.name}", "train")
+            clips.append(Clip(file, (word,), split, recording=file.name.split("_nohash_")[0]))
+    return clips
 
 
 def _table(file: Path) -> list[dict[str, str]]:

@@ -50,14 +50,14 @@ class Embedder:
 def wav2clip(name: str, encoder: Any, device: str = "cpu") -> Embedder:
     """Return an embedder with the output of a Wav2CLIP encoder."""
     encoder = encoder.eval().requires_grad_(False).to(device)
-
-    def embed(wave: Wave) -> Vectors:
-        return encoder(wave.to(device)).float().cpu()
-
-    def frames(wave: Wave) -> Tensor:
-        return encoder.features(wave.to(device)).float().cpu().mT
-
-    return Embedder(name, encoder.config.dim, encoder.config.sample_rate, embed, frames, encoder=encoder)
+    return Embedder(
+        name,
+        encoder.config.dim,
+        encoder.config.sample_rate,
+        embed=lambda wave: encoder(wave.to(device)).float().cpu(),
+        frames=lambda wave: encoder.features(wave.to(device)).float().cpu().mT,
+        encoder=encoder,
+    )
 
 
 def pooled(name: str, encoder: Any, device: str = "cpu") -> Embedder:
@@ -152,12 +152,9 @@ def open_embedder(name: str, *, like: Any = None, device: str = "cpu") -> Embedd
         case "logmel":
             return log_mel_statistics()
         case "random":
-            return wav2clip("random", _random(like), device)
-        case "released":
-            return wav2clip("released", _audio_encoder("released"), device)
+            return wav2clip("random", _audio_encoder("random", like), device)
         case "pooled":
-            encoder = _random(like) if place == "random" else _audio_encoder(place)
-            return pooled(f"pooled {short_name(place)}", encoder, device)
+            return pooled(f"pooled {short_name(place)}", _audio_encoder(place, like), device)
         case "speech":
             from pretrain.speech.loading import load_speech_encoder
 
@@ -169,9 +166,9 @@ def open_embedder(name: str, *, like: Any = None, device: str = "cpu") -> Embedd
 
             network = load_yamnet(place).to(device)
             return Embedder("yamnet", DIM, SAMPLE_RATE, lambda wave: network.embed(wave.to(device)).cpu())
-    if not Path(name).exists():
+    if name != "released" and not Path(name).exists():
         raise UserError(f"--encoder {name}: there is no such folder or file; give {NAMES}")
-    return wav2clip(short_name(name), _audio_encoder(name), device)
+    return wav2clip(short_name(name), _audio_encoder(name, like), device)
 
 
 def open_embedders(names: Sequence[str], *, device: str = "cpu", like: Any = None) -> list[Embedder]:
@@ -188,16 +185,13 @@ def short_name(place: str | Path) -> str:
     return path.parent.name if path.name == "export" else path.name
 
 
-def _random(config: Any) -> Any:
-    """Build an audio encoder with random weights, by default with the paper's sizes."""
+def _audio_encoder(place: str, like: Any) -> Any:
+    """Load an audio encoder, or build a random one with the sizes ``like``, by default the paper's."""
     from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return AudioEncoder(config or AudioEncoderConfig())
-
-
-def _audio_encoder(place: str) -> Any:
     from pretrain.clip.loading import load_audio_encoder
 
-    return load_audio_encoder("wav2clip", place)
+    if place != "random":
+        return load_audio_encoder("wav2clip", place)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AudioEncoder(like or AudioEncoderConfig())

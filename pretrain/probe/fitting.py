@@ -18,7 +18,6 @@ from data.manifest import Row
 from data.recordings import Recordings
 from engine.optim import OptimConfig, Player
 from engine.seeding import step_seed
-from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.losses import LogitScale
 from pretrain.spectral_augment import AugmentConfig, change_speed, mask
@@ -26,23 +25,18 @@ from pretrain.spectral_augment import AugmentConfig, change_speed, mask
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptronConfig:
+    """Sizes and training (AdamW with a constant learning rate) of a perceptron on embeddings."""
+
     hidden: int = 256
-    """Hidden units."""
     dropout: float = 0.3
-    """Dropout of the hidden units."""
     lr: float = 1e-3
-    """AdamW's constant learning rate."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay, multiplied by the learning rate."""
     batch: int = 32
     """Clips per step."""
     epochs: int = 200
     """Maximum number of epochs."""
     patience: int = 30
     """Epochs without a lower validation loss before training stops."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "hidden", "batch", "epochs", "patience")
 
 
 class Perceptron(nn.Module):
@@ -94,29 +88,18 @@ class CaptionHead(nn.Module):
         return self.scale() * F.normalize(embedding, dim=-1) @ self.captions.T
 
 
-def classification_loss(
-    logits: Float[Tensor, "clips n_classes"], targets: Float[Tensor, "clips n_classes"], *, multi_label: bool
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy over classes or, if ``multi_label``, the binary one of each class."""
-    return (
-        F.binary_cross_entropy_with_logits(logits, targets)
-        if multi_label
-        else F.cross_entropy(logits, targets)
-    )
-
-
 def fit_perceptron(
     train: tuple[Tensor, Tensor],
     validation: tuple[Tensor, Tensor],
     *,
-    multi_label: bool,
     seed: int,
+    multi_label: bool = False,
     config: PerceptronConfig | None = None,
     captions: Float[Tensor, "n_classes dim"] | None = None,
 ) -> Perceptron:
     """Train on (embeddings, targets in [0, 1]) and return the perceptron with the lowest validation loss."""
-    config = config or PerceptronConfig()
-    x, y = train
+    config, (x, y) = config or PerceptronConfig(), train
+    loss_of = F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
         model = Perceptron(x, y.shape[1], config, captions)
@@ -125,13 +108,13 @@ def fit_perceptron(
         for _ in range(config.epochs):
             model.train()
             for index in torch.randperm(len(x)).split(config.batch):
-                loss = classification_loss(model(x[index]), y[index], multi_label=multi_label)
+                loss = loss_of(model(x[index]), y[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
             model.eval()
             with torch.no_grad():
-                now = classification_loss(model(validation[0]), validation[1], multi_label=multi_label).item()
+                now = loss_of(model(validation[0]), validation[1]).item()
             since += 1
             if now < best_loss:
                 best, best_loss, since = copy.deepcopy(model.state_dict()), now, 0
@@ -170,6 +153,9 @@ TRIES = 3
 """Candidate positions drawn per crop; the loudest is used, since many clips end in digital silence."""
 
 
+Waves = Float[Tensor, "batch 1 samples"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmallEncoderConfig:
     """Training of an encoder on a few hundred clips."""
@@ -178,24 +164,15 @@ class SmallEncoderConfig:
     crop_s: float = 2.5
     """Length of a crop in seconds."""
     batch: int = 16
-    """Crops per step."""
     epochs: int = 30
-    """Passes over the clips."""
     least_steps: int = 60
-    """Minimum number of steps."""
+    """Minimum number of steps, if the epochs have fewer."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", gradient_clip=5.0)
     )
     """Optimiser; warm-up and decay are scaled to the number of steps."""
     longest_s: float = 10.0
     """Maximum length of a validation clip in seconds."""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise UserError(f"epochs={self.epochs} must be at least 1 and batch={self.batch} at least 2")
-
-    def steps(self, n_clips: int) -> int:
-        return max(self.epochs * -(-n_clips // self.batch), self.least_steps)
 
 
 def train_on_labels(
@@ -221,29 +198,27 @@ def train_on_labels(
         classes = nn.Linear(config.encoder.dim, train[1].shape[1])
         head = classes if captions is None else CaptionHead(captions)
         crops, held = Crops(train[0], config), Crops(validation[0], config)
-        steps, modules = config.steps(len(train[0])), nn.ModuleList([encoder, head])
+        modules, epoch = nn.ModuleList([encoder, head]), -(-len(train[0]) // config.batch)
+        steps = max(config.epochs * epoch, config.least_steps)
         warmup = max(steps // 20, 1)
         optim = replace(config.optim, warmup_steps=warmup, decay_steps=max(steps - warmup, 1))
         player = Player(modules, optim)
-        every = max(1, -(-len(train[0]) // config.batch))
         best, least = copy.deepcopy(modules.state_dict()), float("inf")
         for step in tqdm(range(steps), desc=about, unit="step", delay=2.0, leave=False):
             modules.train()
             index = _chosen(len(train[0]), config.batch, seed, step)
             wave, targets = crops.draw(index, (seed, step)), train[1][index]
             player.step(F.cross_entropy(head(encode_augmented(encoder, wave)), targets))
-            if (step + 1) % (5 * every) == 0 or step + 1 == steps:
+            if (step + 1) % (5 * epoch) == 0 or step + 1 == steps:
                 modules.eval()
-                loss = _validation_loss(encoder, head, held, validation[1], config)
+                loss = _validation_loss(encoder, head, held, validation[1])
                 if loss < least:
                     best, least = copy.deepcopy(modules.state_dict()), loss
     modules.load_state_dict(best)
     return encoder.eval(), head.eval()
 
 
-def encode_augmented(
-    encoder: AudioEncoder, wave: Float[Tensor, "batch 1 samples"]
-) -> Float[Tensor, "batch dim"]:
+def encode_augmented(encoder: AudioEncoder, wave: Waves) -> Float[Tensor, "batch dim"]:
     """Embed waves with augmented spectrograms: changed speed, masked frames and bands."""
     level = encoder.spectrogram(wave)
     lengths = torch.full((len(level),), level.shape[-1], device=level.device)
@@ -253,9 +228,9 @@ def encode_augmented(
 
 def _chosen(n_clips: int, batch: int, seed: int, step: int) -> np.ndarray:
     """Return the clip indices of a step; each epoch is a permutation of the clips."""
-    places = np.arange(step * batch, (step + 1) * batch)
-    orders = {e: np.random.default_rng([seed, int(e)]).permutation(n_clips) for e in set(places // n_clips)}
-    return np.array([orders[place // n_clips][place % n_clips] for place in places])
+    epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), n_clips)
+    orders = {e: np.random.default_rng([seed, int(e)]).permutation(n_clips) for e in set(epochs)}
+    return np.array([orders[epoch][place] for epoch, place in zip(epochs, places)])
 
 
 class Crops:
@@ -264,19 +239,18 @@ class Crops:
     def __init__(self, paths: Sequence[Path], config: SmallEncoderConfig) -> None:
         rows, rate = [Row(path=path) for path in paths], config.encoder.sample_rate
         self.recordings = Recordings(rows, sample_rate=rate, silence_db=-200.0, progress=False)
-        self.crop_samples, self.augment = round(config.crop_s * rate), Augment(CHANGES, rate)
+        self.crop_samples, self.longest_samples = round(config.crop_s * rate), round(config.longest_s * rate)
+        self.augment = Augment(CHANGES, rate)
 
-    def draw(
-        self, indices: Int[np.ndarray, "batch"], address: Sequence[int]
-    ) -> Float[Tensor, "batch 1 samples"]:
+    def draw(self, indices: Int[np.ndarray, "batch"], address: Sequence[int]) -> Waves:
         """Return an augmented crop of each clip; the same address gives the same crops."""
         rng = np.random.default_rng(list(address))
         wave = torch.from_numpy(np.stack([self._loudest(int(i), rng) for i in indices]))[:, None]
         return self.augment(wave, torch.Generator().manual_seed(int(rng.integers(2**62))))
 
-    def whole(self, index: int, longest: int) -> Float[Tensor, "1 1 samples"]:
-        """Return the first ``longest`` samples of a clip without augmentation."""
-        n_samples = min(int(self.recordings.lengths[index]), longest)
+    def whole(self, index: int) -> Float[Tensor, "1 1 samples"]:
+        """Return the beginning of a clip, for validation, without augmentation."""
+        n_samples = min(int(self.recordings.lengths[index]), self.longest_samples)
         return torch.from_numpy(self.recordings.read(index, 0, n_samples))[None, None]
 
     def _loudest(self, index: int, rng: np.random.Generator) -> Float[np.ndarray, "samples"]:
@@ -287,10 +261,6 @@ class Crops:
 
 
 @torch.no_grad()
-def _validation_loss(
-    encoder: AudioEncoder, head: nn.Module, held: Crops, targets: Tensor, config: SmallEncoderConfig
-) -> float:
-    longest = round(config.longest_s * config.encoder.sample_rate)
-    logits = [head(encoder(held.whole(i, longest))) for i in range(len(targets))]
-    losses = [F.cross_entropy(of, target[None]) for of, target in zip(logits, targets)]
-    return float(torch.stack(losses).mean())
+def _validation_loss(encoder: AudioEncoder, head: nn.Module, held: Crops, targets: Tensor) -> float:
+    logits = torch.cat([head(encoder(held.whole(i))) for i in range(len(targets))])
+    return float(F.cross_entropy(logits, targets))

@@ -1,9 +1,9 @@
 """The common parts of all probes: command-line options, encoders, and embeddings of recordings."""
 
 import argparse
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,8 +19,18 @@ from engine.user_error import UserError
 from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report, results_of
 
+SHARED: dict[str, dict[str, Any]] = {
+    "--label": {"default": "", "help": "column of the labels (label, labels, category or class)"},
+    "--split": {"default": "", "help": "clips of this split only (all)"},
+    "--seeds": {"type": int, "default": 3, "help": "training runs to average (%(default)s)"},
+    "--no-random": {"action": "store_true", "help": "omit the baseline with random weights"},
+    "--towers": {"default": "", "help": "open_clip model, its local folder, or words[:FILE]"},
+    "--pretrained": {"default": "openai", "help": "open_clip weights or a file (openai)"},
+}
+"""Options of several tasks."""
 T = TypeVar("T", bound=Hashable)
-R = TypeVar("R")
+Read = Callable[[T, int], Tensor]
+"""A function from an item and a sample rate to its wave."""
 
 
 class Probe(NamedTuple):
@@ -30,8 +40,8 @@ class Probe(NamedTuple):
     about: str | None
     """Description for ``--help``."""
     run: Callable[[argparse.Namespace], list[Result]]
-    add_arguments: Callable[[Arguments], None] = lambda parser: None
-    """Function that adds the task's own options."""
+    options: Mapping[str, dict[str, Any]] = {}
+    """The task's own options, with arguments of ``add_argument`` that add to those in ``SHARED``."""
     data: str = ""
     """Default of ``--data``; empty: the option is required."""
     encoders: str = NAMES
@@ -46,15 +56,15 @@ class Probe(NamedTuple):
         add("--crop-s", type=float, default=10.0, help="maximum length of a crop, in seconds (10)")
         add("--batch", type=int, default=8, help="crops per batch (8)")
         add("--device", default="auto", help="auto, cpu or cuda")
-        self.add_arguments(parser)
+        for name, settings in self.options.items():
+            add(name, **SHARED.get(name, {}) | settings)
         args = parser.parse_args(argv)
         args.device = device_of(args.device)
         for name in ("batch", "seeds", "crop_s"):
             if getattr(args, name, 1) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
-        args.data_name = Path(args.data).name
         args.left_out = []
-        args.rows = partial(results_of, task=self.name, data=args.data_name)
+        args.rows = partial(results_of, task=self.name, data=Path(args.data).name)
         results = self.run(args)
         report(results, args.out)
         if args.left_out:
@@ -62,29 +72,20 @@ class Probe(NamedTuple):
         return results
 
 
-def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
+def readable(recordings: Sequence[Any], args: argparse.Namespace) -> list[Any]:
     """Return the recordings whose ``path`` can be read; the others are listed at the end of the run."""
-    path: Any = attrgetter("path")
-    bad = unreadable(map(path, recordings), args.left_out)
-    usable = [one for one in recordings if path(one) not in bad]
+    bad = unreadable((one.path for one in recordings), args.left_out)
+    usable = [one for one in recordings if one.path not in bad]
     args.n_used = len(usable)
     if recordings and not usable:
         raise UserError(args.left_out[0])
     return usable
 
 
-def seed_argument(parser: Arguments, seeds: int = 3) -> None:
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs to average ({seeds})")
-
-
-def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
-    return open_embedders(args.encoder or default or ["logmel"], device=args.device)
-
-
-def with_random(args: argparse.Namespace, default: str) -> list[Embedder]:
-    """Open the encoders of ``--encoder``, and one with random weights unless ``--no-random`` is given."""
+def embedders_of(args: argparse.Namespace, default: str = "logmel") -> list[Embedder]:
+    """Open the encoders of ``--encoder``; in tasks with ``--no-random``, without it also a random one."""
     names = args.encoder or [default]
-    if not args.no_random and not any(name.startswith("random") for name in names):
+    if not getattr(args, "no_random", True) and not any(name.startswith("random") for name in names):
         names = [*names, "random"]
     return open_embedders(names, device=args.device)
 
@@ -101,12 +102,10 @@ class Embeddings:
         self.crop_samples = max(1, round(crop_s * embedder.sample_rate))
         self._vectors: dict[Any, Tensor] = {}
 
-    def of(
-        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
-    ) -> Float[Tensor, "items dim"]:
+    def of(self, items: Sequence[T], read: Read[T] = load) -> Float[Tensor, "items dim"]:
         """Return one vector per item, in order.
 
-        Items are paths of audio files, or arguments of ``read(item, sample_rate)``, which returns the wave.
+        Items are paths of audio files, or arguments of ``read``.
         """
         new = [item for item in dict.fromkeys(items) if item not in self._vectors]
         crops = self._apply(self.embedder.embed, new, read)
@@ -114,7 +113,7 @@ class Embeddings:
         return torch.stack([self._vectors[item] for item in items])
 
     def with_frames(
-        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
+        self, items: Sequence[T], read: Read[T] = load
     ) -> tuple[Float[Tensor, "items dim"], list[Float[Tensor, "_ channels"]]]:
         """Return one vector and the frames per item; an encoder without frames gives one vector per crop."""
         embed, frames = self.embedder.embed, self.embedder.frames or (lambda wave: embed(wave)[:, None])
@@ -124,14 +123,10 @@ class Embeddings:
 
     @torch.no_grad()
     def _apply(
-        self,
-        function: Callable[[Tensor], Iterable[Any]],
-        items: Sequence[T],
-        read: Callable[[T, int], Tensor] | None,
+        self, function: Callable[[Tensor], Iterable[Any]], items: Sequence[T], read: Read[T]
     ) -> list[list[Any]]:
         """Apply a function to the crops of all items, in batches of crops of equal length."""
-        reading: Any = read or load
-        waiting: dict[int, list[tuple[int, Tensor]]] = {}
+        waiting: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         outputs_of: list[list[Any]] = [[] for _ in items]
 
         def compute(queue: list[tuple[int, Tensor]]) -> None:
@@ -144,8 +139,8 @@ class Embeddings:
 
         bar = tqdm(items, desc=f"embedding by {self.embedder.name}", unit="clip", delay=1.0)
         for index, item in enumerate(bar):
-            for crop in self._crops(reading(item, self.embedder.sample_rate)):
-                queue = waiting.setdefault(crop.shape[-1], [])
+            for crop in self._crops(read(item, self.embedder.sample_rate)):
+                queue = waiting[crop.shape[-1]]
                 queue.append((index, crop))
                 if len(queue) == self.batch:  # an item's crops have equal length, so they stay in order
                     compute(waiting.pop(crop.shape[-1]))

@@ -20,14 +20,15 @@ recording's name, its image, and the caption that is nearest by CLIP, from the w
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,13 +36,13 @@ from data.audio.resampling import resample
 from data.audiovisual.finding import scenes_from
 from data.audiovisual.scenes import each_picture, wave_of
 from data.synthetic.world import ATTRIBUTES, SAMPLE_RATE, World
-from engine.arguments import Arguments
 from engine.checkpoint import export
+from engine.files import read_text
 from engine.user_error import UserError, at_least
 from pretrain.clip.losses import ranks
-from pretrain.clip.towers import Towers
+from pretrain.clip.towers import Pictures, Towers
 from pretrain.probe.embedders import Embedder
-from pretrain.probe.harness import Probe, embeddings_of, with_random
+from pretrain.probe.harness import Probe, embedders_of, embeddings_of
 from pretrain.probe.pictures_networks import (
     AttributeClassifier,
     GeneratorConfig,
@@ -56,19 +57,19 @@ from pretrain.probe.pictures_page import wave_of as recorded_wave
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
 from pretrain.probe.pictures_vqgan import open_vqgan
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import check_space, tower_arguments, towers_for
+from pretrain.probe.texts import check_space, towers_for
 
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
 """Columns of the toplines."""
-Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
+Draw = Callable[[Float[Tensor, "n dim"]], Pictures]
 
 
 class Pairs(NamedTuple):
     names: list[str]
     wave: Callable[[int, int], Tensor]
     """Function that returns the i-th sound at a sample rate."""
-    pictures: UInt8[Tensor, "n 3 height width"]
+    pictures: Pictures
     """Images, prepared for the towers."""
     images: Float[Tensor, "n dim"]
     """CLIP's image embeddings."""
@@ -78,9 +79,7 @@ class Pairs(NamedTuple):
 
 def world_pairs(world: World, towers: Towers, n: int | None = None) -> Pairs:
     """Return the first draw of the world's scenes, or of ``n`` evenly chosen ones."""
-    indices = np.arange(world.n_combinations)
-    if n is not None and n < len(indices):
-        indices = indices[np.linspace(0, len(indices) - 1, n).round().astype(int)]
+    indices = _chosen(world.n_combinations, n)
     pictures, waves = towers.prepare(world.pictures(indices)), world.waves(indices)
     return Pairs(
         names=world.captions(indices, plain=True),
@@ -101,23 +100,23 @@ def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | No
     return Pairs(names, lambda i, rate: wave_of(scenes[i], rate), pictures, towers.images(pictures).cpu())
 
 
-def training_pairs(args: argparse.Namespace, towers: Towers, world: World | None) -> Pairs | None:
-    """Return the training pairs of the world or of scenes on disk; None for methods without training."""
-    if args.how not in ("generator", "diffusion"):
-        return None
-    return scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
-
-
-def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Float[Tensor, "n dim"]:
-    vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
-    return F.normalize(vectors, dim=-1)
+def targets_of(
+    embedder: Embedder,
+    sounds: Sequence[Any],
+    read: Callable[[Any, int], Tensor],
+    args: argparse.Namespace,
+    train: Pairs | None,
+) -> Float[Tensor, "n dim"]:
+    """Embed sounds and, with training pairs, map their embeddings linearly to those of images."""
+    vectors = F.normalize(embeddings_of(embedder, args).of(sounds, read), dim=-1)
+    if train is None:
+        return vectors
+    known = embeddings_of(embedder, args).of(range(len(train.names)), train.wave)
+    return fit_linear_map(F.normalize(known, dim=-1), train.images)(vectors)
 
 
 def picture_scores(
-    drawn: UInt8[Tensor, "n 3 height width"],
-    test: Pairs,
-    towers: Towers,
-    classifier: AttributeClassifier | None,
+    drawn: Pictures, test: Pairs, towers: Towers, classifier: AttributeClassifier | None
 ) -> dict[str, Interval]:
     """Score retrieval of the true test images by CLIP, and attributes recognised by the classifier."""
     places = ranks(towers.images(drawn).cpu(), test.images).numpy()
@@ -137,35 +136,32 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
         what = "an unCLIP pipeline of diffusers such as Karlo" if args.how == "diffusion" else "a VQGAN"
         raise UserError(f"--how {args.how} needs --weights FOLDER, {what}")
     towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained).to(args.device)
-    embedders = with_random(args, "released")
+    embedders = embedders_of(args, "released")
     for embedder in embedders:
         check_space(embedder, towers)
+    world = World(0, "train", draws=3) if args.data == "world" else None
     if args.audio:
-        return draw_recordings(args, towers, embedders)
+        return draw_recordings(args, towers, embedders, world)
     count = args.count or (64 if args.how != "generator" else None)
-    world, classifier = None, None
-    if args.data == "world":
-        world, test = World(0, "train", draws=3), world_pairs(World(0, "held_out"), towers, count)
+    classifier = None
+    if world:
+        held_out = World(0, "held_out")
+        test = world_pairs(held_out, towers, count)
         if not args.no_judge:
             values = torch.from_numpy(world.values(world.indices))
             classifier = fit_classifier(values, world.pictures(world.indices))
-        others = _second_draws(test)
+        others = held_out.pictures(_chosen(held_out.n_combinations, count) + held_out.n_combinations)
     else:
         test = scene_pairs(args.data, args.split or None, towers, count)
         others = test.pictures
-    train = training_pairs(args, towers, world)
-    draw = _drawer(args, towers, world, train)
-    drawings: dict[str, Tensor] = {}
-    for embedder in embedders:
-        vectors = embedded(embedder, test, args)
-        if train is not None:
-            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
-        drawings[embedder.name] = draw(vectors)
+    draw, train = _drawer(args, towers, world)
+    indices = range(len(test.names))
+    drawings = {e.name: draw(targets_of(e, indices, test.wave, args, train)) for e in embedders}
     drawings[FROM_PICTURE] = draw(towers.images(others).cpu())
     drawings[ITSELF] = others
     results: list[Result] = []
+    given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
     for name, drawn in drawings.items():
-        given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
         about = {"encoder": name, "n": len(test.names), "trained_on": given.get(name, "the sound")}
         scores = picture_scores(drawn, test, towers, classifier)
         results += args.rows(scores, task=f"pictures ({args.how})", **about)
@@ -176,67 +172,57 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Embedder]) -> list[Result]:
+def draw_recordings(
+    args: argparse.Namespace, towers: Towers, embedders: list[Embedder], world: World | None
+) -> list[Result]:
     sounds = recordings(args.audio)
-    world = World(0, "train", draws=3) if args.data == "world" else None
-    train = training_pairs(args, towers, world)
+    captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
     if args.captions:
-        captions = [line for line in args.captions.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
+        captions = [line for line in read_text(args.captions).splitlines() if line.strip()]
     texts = towers.texts(captions).cpu()
-    draw = _drawer(args, towers, world, train)
+    draw, train = _drawer(args, towers, world)
     columns = []
     for embedder in embedders:
-        vectors = embeddings_of(embedder, args).of(sounds, recorded_wave)
-        vectors = F.normalize(vectors, dim=-1)
-        if train is not None:
-            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
-        nearest = (
-            [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else [""] * len(sounds)
-        )
-        columns.append([(f"{embedder.name}{words}", p) for words, p in zip(nearest, draw(vectors))])
-    page = write_page(
-        args.out, f"pictures_{args.how}", [(h.caption, row) for h, *row in zip(sounds, *columns)]
-    )
+        vectors = targets_of(embedder, sounds, recorded_wave, args, train)
+        nearest = [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else []
+        labels = [embedder.name + words for words in nearest or [""] * len(sounds)]
+        columns.append(list(zip(labels, draw(vectors))))
+    rows = [(sound.caption, row) for sound, *row in zip(sounds, *columns)]
+    page = write_page(args.out, f"pictures_{args.how}", rows)
     print(f"{len(sounds)} recordings drawn: {page}")
     return []
 
 
-def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None) -> Draw:
+def _drawer(args: argparse.Namespace, towers: Towers, world: World | None) -> tuple[Draw, Pairs | None]:
+    """Return the method of ``--how``, and the training pairs of methods that are trained on images."""
     match args.how:
         case "optimised":
             config = OptimisedConfig(steps=args.steps or OptimisedConfig.steps)
-            return lambda targets: optimise(towers, targets, config)
-        case "generator":
-            generator = _generator(args, towers, world, train)
-            return lambda targets: best_of(generator, targets, towers, args.tries)
+            return lambda targets: optimise(towers, targets, config), None
         case "vqgan":
             vqgan, side = open_vqgan(args.weights, args.device), args.side or towers.picture_size
             config = OptimisedConfig(steps=args.steps or 300, lr=0.1, smoothness=0.0, batch=4)
-
-            def canvas(part: Tensor, rng: torch.Generator) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-                return vqgan.canvas(part, rng, side)
-
-            return lambda targets: optimise(towers, targets, config, canvas=canvas)
-        case _:
-            pipeline = open_unclip(args.weights, args.device)
-            return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25)
+            canvas = partial(vqgan.canvas, side=side)
+            return lambda targets: optimise(towers, targets, config, canvas=canvas), None
+    train = world_pairs(world, towers) if world else scene_pairs(args.data, "train", towers)
+    if args.how == "generator":
+        generator = _generator(args, towers, world, train)
+        return lambda targets: best_of(generator, targets, towers, args.tries), train
+    pipeline = open_unclip(args.weights, args.device)
+    return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25), train
 
 
 def best_of(
     generator: PictureGenerator, targets: Float[Tensor, "n dim"], towers: Towers, tries: int
-) -> UInt8[Tensor, "n 3 size size"]:
+) -> Pictures:
     """Generate ``tries`` images per target and return those whose CLIP embedding is nearest to it."""
     drawn = torch.stack([generator.draw(targets, seed=seed) for seed in range(tries)])
-    if tries == 1:
-        return drawn[0]
     cosine = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
     return drawn[cosine.argmax(0), torch.arange(len(targets))]
 
 
 def _generator(
-    args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None
+    args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs
 ) -> PictureGenerator:
     if args.generator:
         generator = load_generator(args.generator)
@@ -244,7 +230,6 @@ def _generator(
         if trained.dim != towers.dim or (trained.teacher and trained.teacher != towers.key):
             raise UserError(f"the generator {args.generator} was trained on embeddings of other towers")
         return generator
-    assert train is not None
     size = GeneratorConfig.size
     pictures = train.pictures if world is None else towers.prepare(world.pictures(world.indices))
     if pictures.shape[-2:] != (size, size):
@@ -253,39 +238,34 @@ def _generator(
     config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
 
     def embed_image(pixels: Tensor) -> Tensor:
-        resolution = (towers.height, towers.width)
-        if pixels.shape[-2:] != resolution:
-            pixels = F.interpolate(pixels, resolution, mode="bilinear", antialias=True)
-        return towers.embed(pixels.to(towers.device)).cpu()
+        return towers.embed_resized(pixels.to(towers.device)).cpu()
 
     generator = fit_generator(pictures, towers.images(pictures).cpu(), config, embed_image=embed_image)
     print(f"generator: {export(args.out / 'generator', config, generator)}")
     return generator
 
 
-def _second_draws(test: Pairs) -> UInt8[Tensor, "n 3 height width"]:
-    assert test.values is not None
-    world = World(0, "held_out", draws=2)
-    of_combination = world.values(np.arange(world.n_combinations)).tolist()
-    rows = [of_combination.index(values) for values in test.values.tolist()]
-    return world.pictures(np.array(rows) + world.n_combinations)
+def _chosen(n_combinations: int, n: int | None) -> Int[np.ndarray, "n"]:
+    """Return the indices of all combinations, or of ``n`` evenly chosen ones."""
+    n = min(n or n_combinations, n_combinations)
+    return np.linspace(0, n_combinations - 1, n).round().astype(int)
 
 
-def _arguments(parser: Arguments) -> None:
-    tower_arguments(parser, "")
-    add = parser.add_argument
-    add("--how", choices=WAYS, default="generator", help="method (%(default)s)")
-    add("--count", type=int, default=0, help="number of sounds (all; 64 unless generator)")
-    add("--steps", type=int, default=0, help="steps of optimisation, training or diffusion")
-    add("--generator", default="", help="folder of a trained generator")
-    add("--tries", type=int, default=16, help="samples of a generator to choose from by CLIP (%(default)s)")
-    add("--weights", default="", help="folder of a VQGAN, or of a diffusers pipeline")
-    add("--side", type=int, default=0, help="size of a VQGAN's images in pixels (CLIP's input size)")
-    add("--audio", nargs="+", type=Path, default=[], metavar="FILE", help="recordings to generate images of")
-    add("--captions", type=Path, metavar="FILE", help="candidate captions for --audio, one per line")
-    add("--split", default="test", help="split of the scenes of --data (test)")
-    add("--no-random", action="store_true", help="omit the baseline with random weights")
-    add("--no-judge", action="store_true", help="omit the classifier of the world's attributes")
-
-
-pictures = Probe("pictures", __doc__, run_pictures, _arguments, data="world")
+FILES = {"nargs": "+", "type": Path, "default": [], "metavar": "FILE"}
+OPTIONS = {
+    "--towers": {},
+    "--pretrained": {},
+    "--how": {"choices": WAYS, "default": "generator", "help": "method (%(default)s)"},
+    "--count": {"type": int, "default": 0, "help": "number of sounds (all; 64 unless generator)"},
+    "--steps": {"type": int, "default": 0, "help": "steps of optimisation, training or diffusion"},
+    "--generator": {"default": "", "help": "folder of a trained generator"},
+    "--tries": {"type": int, "default": 16, "help": "samples of a generator to choose from by CLIP (16)"},
+    "--weights": {"default": "", "help": "folder of a VQGAN, or of a diffusers pipeline"},
+    "--side": {"type": int, "default": 0, "help": "size of a VQGAN's images in pixels (CLIP's input size)"},
+    "--audio": {**FILES, "help": "recordings to generate images of"},
+    "--captions": {"type": Path, "metavar": "FILE", "help": "candidate captions for --audio, one per line"},
+    "--split": {"default": "test", "help": "split of the scenes of --data (test)"},
+    "--no-random": {},
+    "--no-judge": {"action": "store_true", "help": "omit the classifier of the world's attributes"},
+}
+pictures = Probe("pictures", __doc__, run_pictures, OPTIONS, data="world")

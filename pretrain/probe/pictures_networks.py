@@ -64,6 +64,11 @@ class GeneratorConfig:
         at_least(1, self, "dim", "width", "code", "batch", "steps")
 
 
+Vectors = Float[Tensor, "batch dim"]
+Codes = Float[Tensor, "batch code"]
+Pixels = Float[Tensor, "batch 3 size size"]
+
+
 class PictureGenerator(nn.Module):
     mean: Tensor
     scale: Tensor
@@ -74,9 +79,8 @@ class PictureGenerator(nn.Module):
         w, base = config.width, config.size // 16
         self.register_buffer("mean", torch.zeros(config.dim))
         self.register_buffer("scale", torch.ones(()))
-        self.encode_picture = nn.Sequential(
-            _down(3, w), _down(w, 2 * w), _down(2 * w, 2 * w), _down(2 * w, 4 * w), nn.Flatten()
-        )
+        downs = [_down(inner, outer) for inner, outer in pairwise((3, w, 2 * w, 2 * w, 4 * w))]
+        self.encode_picture = nn.Sequential(*downs, nn.Flatten())
         self.code_head = nn.Linear(4 * w * base * base + config.dim, 2 * config.code)
         self.stem = nn.Sequential(
             nn.Linear(config.dim + config.code, 8 * w), nn.SiLU(), nn.Linear(8 * w, 4 * w * base * base)
@@ -85,9 +89,7 @@ class PictureGenerator(nn.Module):
         self.blocks = nn.ModuleList(_Up(i, o, config.dim + config.code) for i, o in pairwise(widths))
         self.colour = nn.Conv2d(w, 12, 3, padding=1)
 
-    def forward(
-        self, embedding: Float[Tensor, "batch dim"], code: Float[Tensor, "batch code"]
-    ) -> Float[Tensor, "batch 3 size size"]:
+    def forward(self, embedding: Vectors, code: Codes) -> Pixels:
         """Return images in [0, 1] for embeddings and codes."""
         base = self.config.size // 16
         condition = torch.cat([self._standard(embedding), code], dim=-1)
@@ -96,9 +98,7 @@ class PictureGenerator(nn.Module):
             x = block(x, condition)
         return torch.sigmoid(F.pixel_shuffle(self.colour(x), 2))
 
-    def infer(
-        self, picture: Float[Tensor, "batch 3 size size"], embedding: Float[Tensor, "batch dim"]
-    ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"]]:
+    def infer(self, picture: Pixels, embedding: Vectors) -> tuple[Codes, Codes]:
         """Return the mean and log variance of an image's code, given its embedding."""
         features = torch.cat([self.encode_picture(2 * picture - 1), self._standard(embedding)], dim=-1)
         mean, logvar = self.code_head(features).chunk(2, dim=-1)
@@ -108,9 +108,8 @@ class PictureGenerator(nn.Module):
     def draw(self, embedding: Float[Tensor, "n dim"], *, seed: int = 0) -> UInt8[Tensor, "n 3 size size"]:
         rng = torch.Generator().manual_seed(seed)
         code = torch.randn(len(embedding), self.config.code, generator=rng).to(embedding)
-        parts = zip(embedding.split(64), code.split(64))
-        pictures = [self(one, other) for one, other in parts]
-        return (torch.cat(pictures) * 255).round().to(torch.uint8).cpu()
+        pictures = map(self, embedding.split(64), code.split(64))
+        return (torch.cat(list(pictures)) * 255).round().to(torch.uint8).cpu()
 
     def _standard(self, embedding: Tensor) -> Tensor:
         return (F.normalize(embedding, dim=-1) - self.mean) / self.scale
@@ -136,10 +135,7 @@ def _down(inner: int, outer: int) -> nn.Sequential:
 
 
 def generator_loss(
-    generator: PictureGenerator,
-    picture: Float[Tensor, "batch 3 size size"],
-    embedding: Float[Tensor, "batch dim"],
-    noise: Float[Tensor, "batch code"],
+    generator: PictureGenerator, picture: Pixels, embedding: Vectors, noise: Codes
 ) -> dict[str, Float[Tensor, ""]]:
     """Return the weighted losses: the squared error per pixel value, and the code's KL divergence in nats.
 
@@ -156,8 +152,7 @@ def fit_generator(
     embeddings: Float[Tensor, "n dim"],
     config: GeneratorConfig,
     *,
-    embed_image: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]] | None = None,
-    seed: int = 0,
+    embed_image: Callable[[Pixels], Vectors] | None = None,
 ) -> PictureGenerator:
     """Train a generator of images from their embeddings; ``embed_image`` is CLIP's, for ``config.clip``.
 
@@ -165,7 +160,7 @@ def fit_generator(
     """
     device = embeddings.device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(seed, 0))
+        torch.manual_seed(step_seed(0, 0))
         generator = PictureGenerator(config).to(device)
         unit = F.normalize(embeddings, dim=-1)
         generator.mean.copy_(unit.mean(0))
@@ -210,8 +205,7 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, picture: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch values"]:
         if picture.shape[-2:] != (self.size, self.size):
-            resolution = (self.size, self.size)
-            picture = F.interpolate(picture, resolution, mode="bilinear", antialias=True)
+            picture = F.interpolate(picture, (self.size, self.size), mode="bilinear", antialias=True)
         return self.head(self.features(2 * picture - 1))
 
     @torch.no_grad()

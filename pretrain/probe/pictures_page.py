@@ -62,22 +62,17 @@ def wave_of(recording: Recording, sample_rate: int) -> Float[Tensor, "1 1 sample
         return load(recording.path, sample_rate)
     import av
 
+    from data.audio.ffmpeg import samples_of
+
     try:
         with av.open(str(recording.path)) as container:
             track = container.streams.audio[recording.stream]
-            pieces = [torch.from_numpy(f.to_ndarray()) for f in _as_floats(av, container.decode(track))]
-            return resample(torch.cat(pieces, dim=-1).mean(0)[None, None], track.rate, sample_rate)
+            frames = [torch.from_numpy(samples_of(frame)) for frame in container.decode(track)]
+            return resample(torch.cat(frames).mean(1)[None, None], track.rate, sample_rate)
     except (OSError, IndexError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{recording.path} has no stream {recording.stream} that can be read ({reason})"
-        ) from None
-
-
-def _as_floats(av, frames):
-    planar = av.AudioResampler(format="fltp")
-    for frame in frames:
-        yield from planar.resample(frame)
+        why = " ".join(str(error).split())[:120]
+        where = f"{recording.path} has no stream {recording.stream}"
+        raise UserError(f"{where} that can be read ({why})") from None
 
 
 def write_page(
@@ -86,13 +81,11 @@ def write_page(
     """Write ``OUT/NAME.html`` and its images: a heading and a row of captioned images per recording."""
     from PIL import Image
 
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, (caption, pictures) in enumerate(rows):
         cells = []
         for column, (below, picture) in enumerate(pictures):
-            file = folder / f"{number:04d}_{column}.png"
+            file = out / name / f"{number:04d}_{column}.png"
             with atomic(file) as temporary:
                 Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
             alt = html.escape(f"{caption}: {below}", quote=True)
@@ -102,11 +95,9 @@ def write_page(
             )
         lines.append(f"<h2>{html.escape(caption)}</h2>\n<div>{''.join(cells)}</div>")
     style = "div{display:flex;flex-wrap:wrap}figure{margin:.5em}h2{font:1em sans-serif}"
-    text = f'<!doctype html><meta charset="utf-8"><title>{name}</title><style>{style}</style>\n' + "\n".join(
-        lines
-    )
+    head = f'<!doctype html><meta charset="utf-8"><title>{name}</title><style>{style}</style>'
     with atomic(out / f"{name}.html") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
     return out / f"{name}.html"
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from engine.user_error import UserError
-from pretrain.clip.towers import Towers
+from pretrain.clip.towers import Pictures, Towers
 
 PIPELINES = {
     "UnCLIPImageVariationPipeline": ("image_embeddings", "decoder_num_inference_steps", {}),
@@ -44,15 +44,20 @@ def open_unclip(folder: Path | str, device: str = "cpu") -> Any:
     if name not in PIPELINES:
         known = " or ".join(PIPELINES)
         raise UserError(f"{folder} is a {name}, which does not take image embeddings: give a {known}")
+    pipeline = from_diffusers(name, folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def from_diffusers(name: str, folder: Path) -> Any:
+    """Load an object of the class ``diffusers.NAME`` from a local folder."""
     import diffusers  # pyright: ignore[reportMissingImports]
 
     try:
-        pipeline = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
+        return getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # missing parts, other versions, damaged files
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        raise UserError(f"the pipeline in {folder} cannot be loaded: {reason}") from None
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+        raise UserError(f"the {name} in {folder} cannot be loaded: {reason}") from None
 
 
 @torch.no_grad()
@@ -60,17 +65,11 @@ def own_length(pipeline: Any) -> float:
     """Return the mean norm of the pipeline's image embeddings, which are not of unit length as ours are."""
     encoder, rng = pipeline.image_encoder, torch.Generator().manual_seed(0)
     size = encoder.config.image_size
-    parameter = next(encoder.parameters())
-    noise = torch.randn(N_NOISE, 3, size, size, generator=rng).to(parameter)
+    noise = torch.randn(N_NOISE, 3, size, size, generator=rng).to(next(encoder.parameters()))
     return encoder(noise).image_embeds.norm(dim=-1).mean().item()
 
 
-def diffuse(
-    pipeline: Any,
-    embeddings: Float[Tensor, "n dim"],
-    *,
-    steps: int = 25,
-) -> UInt8[Tensor, "n 3 height width"]:
+def diffuse(pipeline: Any, embeddings: Float[Tensor, "n dim"], *, steps: int = 25) -> Pictures:
     """Generate an image for each embedding, one at a time."""
     argument, n_steps, others = PIPELINES[type(pipeline).__name__]
     wanted = int(pipeline.image_encoder.config.projection_dim)
@@ -108,24 +107,17 @@ class OptimisedConfig:
     batch: int = 32
     """Images optimised at once, independently of each other."""
 
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not 0 <= self.shift < 1:
-            raise UserError(f"steps={self.steps}, batch={self.batch}, shift={self.shift}: out of range")
 
-
-Canvas = Callable[[Tensor, torch.Generator], tuple[Tensor, Callable[[Tensor], Tensor]]]
-"""A function of targets that returns the initial parameters and their decoder to pixels in [0, 1]."""
+Drawn = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Initial parameters of images, and their decoder to pixels in [0, 1]."""
+Canvas = Callable[[Tensor, torch.Generator], Drawn]
+"""A function from targets to the parameters that are optimised."""
 
 
 def optimise(
-    towers: Towers,
-    targets: Float[Tensor, "n dim"],
-    config: OptimisedConfig | None = None,
-    *,
-    canvas: Canvas | None = None,
-) -> UInt8[Tensor, "n 3 height width"]:
+    towers: Towers, targets: Float[Tensor, "n dim"], config: OptimisedConfig, canvas: Canvas | None = None
+) -> Pictures:
     """Optimise an image for each target; by default, Fourier amplitudes at the towers' input size."""
-    config = config or OptimisedConfig()
     canvas = canvas or (lambda part, rng: _waves(towers, part, rng))
     parts = targets.to(towers.device).split(config.batch)
     with tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0) as bar:
@@ -135,7 +127,7 @@ def optimise(
 
 def _optimise(
     towers: Towers, targets: Tensor, config: OptimisedConfig, canvas: Canvas, seed: int, bar: tqdm
-) -> UInt8[Tensor, "n 3 height width"]:
+) -> Pictures:
     rng = torch.Generator().manual_seed(seed)
     targets = F.normalize(targets.detach(), dim=-1)
     drawn, pixels = canvas(targets, rng)
@@ -143,11 +135,7 @@ def _optimise(
     optimizer = torch.optim.Adam([drawn], lr=config.lr)
     for _ in range(config.steps):
         picture = pixels(drawn)
-        augmented = _shifted(picture, config.shift, rng)
-        if augmented.shape[-2:] != (towers.height, towers.width):
-            resolution = (towers.height, towers.width)
-            augmented = F.interpolate(augmented, resolution, mode="bilinear", antialias=True)
-        cosine = (towers.embed(augmented) * targets).sum(-1)
+        cosine = (towers.embed_resized(_shifted(picture, config.shift, rng)) * targets).sum(-1)
         loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
         (drawn.grad,) = torch.autograd.grad(loss, [drawn])
         optimizer.step()
@@ -156,9 +144,7 @@ def _optimise(
         return (pixels(drawn) * 255).round().to(torch.uint8).cpu()
 
 
-def _waves(
-    towers: Towers, targets: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _waves(towers: Towers, targets: Tensor, rng: torch.Generator) -> Drawn:
     """Return random Fourier amplitudes and their decoder, weaker at high frequencies (Olah et al., 2017)."""
     height, width = towers.height, towers.width
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
@@ -175,11 +161,10 @@ def _waves(
 def _shifted(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:
     """Zoom and shift each image by a random amount."""
     n = len(pixels)
-    zoom = 1 - shift * torch.rand(n, generator=rng)
-    place = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, generator=rng) - 1)
     matrix = torch.zeros(n, 2, 3)
+    zoom = 1 - shift * torch.rand(n, generator=rng)
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
-    matrix[:, :, 2] = place
+    matrix[:, :, 2] = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, generator=rng) - 1)
     grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False).to(pixels)
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 

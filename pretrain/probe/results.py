@@ -1,6 +1,7 @@
 """Results of all probes: bootstrap confidence intervals, a CSV file and printed tables."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -46,15 +47,13 @@ def interval(
 
     Whole groups are resampled, since clips from one recording are not independent.
     """
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
+        members[group].append(index)
     clusters = [np.array(indices) for indices in members.values()]
     rng = np.random.default_rng(SEED)
-    drawn = []
-    for _ in range(n_resamples):
-        chosen = rng.integers(len(clusters), size=len(clusters))
-        drawn.append(score(np.concatenate([clusters[i] for i in chosen])))
+    chosen = (rng.integers(len(clusters), size=len(clusters)) for _ in range(n_resamples))
+    drawn = [score(np.concatenate([clusters[i] for i in one])) for one in chosen]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return score(np.arange(len(groups))), float(low), float(high)
 
@@ -107,11 +106,10 @@ def results_table(results: Sequence[Result]) -> str:
     """Return a table of metrics (rows) by encoders, or transposed if there are more encoders."""
     cells = {(r.metric, r.encoder): f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in results}
     metrics, encoders = dict.fromkeys(r.metric for r in results), dict.fromkeys(r.encoder for r in results)
+    lines = [["", *encoders], *([m, *(cells.get((m, e), "") for e in encoders)] for m in metrics)]
     if len(encoders) > len(metrics):
-        rows = [[e, *(cells.get((m, e), "") for m in metrics)] for e in encoders]
-        return table(["", *metrics], rows, left=1 + len(metrics))
-    rows = [[m, *(cells.get((m, e), "") for e in encoders)] for m in metrics]
-    return table(["", *encoders], rows, left=1 + len(encoders))
+        lines = list(zip(*lines))
+    return table(lines[0], lines[1:], left=len(lines[0]))
 
 
 def draw_curves(

@@ -21,15 +21,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.resampling import resample
-from engine.arguments import Arguments
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import wave_of
+from data.synthetic.world import SAMPLE_RATE, World
 from engine.user_error import UserError
+from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.clip.towers import Towers
-from pretrain.probe.classification import label_argument
 from pretrain.probe.clips import clips_from, label_names, targets_of
 from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import check_space, tower_arguments, towers_for
+from pretrain.probe.texts import check_space, towers_for
 
 
 class Scenes(NamedTuple):
@@ -55,8 +57,8 @@ def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
         vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
         if args.centre:
             vectors = (vectors - vectors.mean(0)) / vectors.std(0, correction=0).clamp_min(1e-6)
-        scores = neighbour_scores(vectors, same, other).items()
-        scores = {metric: mean_interval(values.numpy(), groups) for metric, values in scores}
+        each = neighbour_scores(vectors, same, other)
+        scores = {metric: mean_interval(values.numpy(), groups) for metric, values in each.items()}
         results += args.rows(scores, encoder=embedder.name, n=len(clips))
     return results
 
@@ -67,8 +69,7 @@ def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) ->
     ``texts``: embeddings of the distinct captions in order of appearance; all scenes with a caption are
     correct answers for it.
     """
-    n_scenes = len(scenes.sounds)
-    targets = []
+    n_scenes, targets = len(scenes.sounds), []
     if scenes.pictures is not None:
         targets.append(("picture", scenes.pictures, torch.eye(n_scenes, dtype=torch.bool)))
     if texts is not None:
@@ -87,24 +88,17 @@ def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) ->
 
 
 def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
-    from data.synthetic.world import SAMPLE_RATE, World
-
-    world = World(seed, "held_out", draws=1)
-
-    def read(index: int, sample_rate: int) -> Tensor:
-        return resample(world.wave(index)[None], SAMPLE_RATE, sample_rate)
-
+    world = World(seed, "held_out")
     parts = np.array_split(world.indices, -(-len(world) // 64))
     pictures = torch.cat([towers.images(world.pictures(part)) for part in parts]).cpu()
-    return Scenes(embeddings.of(list(range(len(world))), read), pictures, world.captions(world.indices))
+    sounds = embeddings.of(
+        range(len(world)), lambda index, rate: resample(world.wave(index)[None], SAMPLE_RATE, rate)
+    )
+    return Scenes(sounds, pictures, world.captions(world.indices))
 
 
 def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespace) -> Scenes:
     """Embed scenes on disk; those with unusable images are skipped."""
-    from data.audiovisual.finding import scenes_from
-    from data.audiovisual.scenes import wave_of
-    from pretrain.clip.embedded import embedded_scenes
-
     scenes = scenes_from(args.data, args.layout, split=args.split or None)
     scenes, pictures = embedded_scenes(scenes, towers, args.cache)
     by_name = {scene.name: scene for scene in scenes}
@@ -130,20 +124,18 @@ def run_cross_modal(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _audio_arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    parser.add_argument("--split", default="", help="clips of this split only (all)")
-    parser.add_argument("--centre", action="store_true", help="standardise embeddings over the clips first")
-
-
-def _cross_arguments(parser: Arguments) -> None:
-    tower_arguments(parser, "")
-    add = parser.add_argument
-    add("--layout", default="auto", help="layout of the data: auto, videos, vggsound, pairs, hub")
-    add("--split", default="", help="scenes of this split only (all)")
-    add("--cache", type=Path, default=Path("runs/embedded"), help="cache folder of image embeddings")
-    add("--seed", type=int, default=0, help="random seed of the world's scenes (0)")
-
-
-audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, _audio_arguments)
-cross_modal = Probe("cross_modal", __doc__, run_cross_modal, _cross_arguments, data="world")
+AUDIO_OPTIONS = {
+    "--label": {},
+    "--split": {},
+    "--centre": {"action": "store_true", "help": "standardise embeddings over the clips first"},
+}
+CROSS_OPTIONS = {
+    "--towers": {},
+    "--pretrained": {},
+    "--layout": {"default": "auto", "help": "layout of the data: auto, videos, vggsound, pairs, hub"},
+    "--split": {"help": "scenes of this split only (all)"},
+    "--cache": {"type": Path, "default": Path("runs/embedded"), "help": "cache folder of image embeddings"},
+    "--seed": {"type": int, "default": 0, "help": "random seed of the world's scenes (0)"},
+}
+audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, AUDIO_OPTIONS)
+cross_modal = Probe("cross_modal", __doc__, run_cross_modal, CROSS_OPTIONS, data="world")

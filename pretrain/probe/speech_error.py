@@ -18,13 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.arguments import Arguments
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.ctc import train
 from pretrain.ctc_score import Errors, error_rates
 from pretrain.probe.embedders import short_name
-from pretrain.probe.harness import Probe, seed_argument
+from pretrain.probe.harness import Probe
 from pretrain.probe.results import Interval, Result, draw_curves, interval
 from pretrain.spectral_augment import FrameAugmentConfig
 from pretrain.speech.labelled import LabelledSpeech
@@ -61,7 +60,7 @@ def run_speech_error(args: argparse.Namespace) -> list[Result]:
         curve, by_split = trained_and_scored(plan, args.splits)
         for split, one in by_split.items():
             scored[plan.arm, plan.share, split].append(one)
-        for step, rate in curve:
+        for step, rate in curve.items():
             curves.setdefault(f"{plan.arm}, {plan.share:g}", {}).setdefault(step, []).append(rate)
         rates = "  ".join(f"{split} {100 * _rate([one])[0]:.1f} %" for split, one in by_split.items())
         print(f"{number}/{len(plans)} {plan.config.loop.out.name}: {rates}", flush=True)
@@ -107,26 +106,16 @@ def planned(args: argparse.Namespace) -> list[Plan]:
 def recipe(args: argparse.Namespace, share: float, steps: int, seed: int) -> CTCConfig:
     """Return the training configuration for a fraction of the labels, common to all networks."""
     preset, every = PRESETS[args.units], max(1, steps // 4)
-    loop = LoopConfig(
-        steps=steps,
-        seed=seed,
-        log_every=min(20, steps),
-        save_every=every,
-        sample_every=every,
-        keep=1,
-        mixed_precision=args.precision,
-        trackers="none",
-        cpu=args.device == "cpu",
-    )
-    data = replace(preset.data, paths=(args.data,), share=share, share_seed=seed, batch_seconds=10.0)
+    cadence = {"log_every": min(20, steps), "save_every": every, "sample_every": every, "keep": 1}
+    hardware = {"mixed_precision": args.precision, "cpu": args.device == "cpu"}
     head_steps = round(0.15 * steps)  # for the linear layer only, on pretrained features
     return replace(
         preset,
-        data=data,
+        data=replace(preset.data, paths=(args.data,), share=share, share_seed=seed, batch_seconds=10.0),
         optim=replace(preset.optim, lr=1e-3, **_timing(steps - head_steps)),
         head=replace(preset.head, lr=2e-2, **_timing(steps)),
         freeze=FreezeConfig(convolutions=False, trunk_steps=head_steps),
-        loop=loop,
+        loop=LoopConfig(steps=steps, seed=seed, trackers="none", **cadence, **hardware),
     )
 
 
@@ -150,9 +139,7 @@ def variant(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
             return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), augment=augment)
 
 
-def trained_and_scored(
-    plan: Plan, splits: Sequence[str]
-) -> tuple[list[tuple[int, float]], dict[str, Scored]]:
+def trained_and_scored(plan: Plan, splits: Sequence[str]) -> tuple[dict[int, float], dict[str, Scored]]:
     """Train, resume or reload a run; return the first split's error rate by step, and the final errors."""
     curve = plan.config.loop.out / "curve.csv"
 
@@ -164,20 +151,17 @@ def trained_and_scored(
     scored = {}
     for split in splits:
         whole = replace(plan.config.data, split=split, share=1.0)
-        speech = LabelledSpeech(
-            whole, task.average.units, sample_rate=task.average.sample_rate, progress=False
-        )
-        errors = error_rates(task.average, speech)
+        network = task.average
+        speech = LabelledSpeech(whole, network.units, sample_rate=network.sample_rate, progress=False)
+        errors = error_rates(network, speech)
         rows = [speech.rows[i] for i in errors]
         scored[split] = Scored([*errors.values()], [row.speaker or row.path.name for row in rows])
-    if not curve.is_file():
-        return [], scored
-    with curve.open(encoding="utf-8", newline="") as file:  # steps evaluated again after a stop count once
-        return sorted({int(step): float(rate) for step, rate in csv.reader(file)}.items()), scored
+    lines = curve.read_text(encoding="utf-8").splitlines() if curve.is_file() else []
+    # A step evaluated again after a stop counts once.
+    return {int(step): float(rate) for step, rate in csv.reader(lines)}, scored
 
 
 def _rate(runs: Sequence[Scored]) -> Interval:
-    """Return the edits per unit, averaged over runs on the same utterances."""
     return interval(_ratio(runs), runs[0].speakers)
 
 
@@ -188,21 +172,22 @@ def _gain(ours: Sequence[Scored], theirs: Sequence[Scored]) -> Interval:
 
 
 def _ratio(runs: Sequence[Scored]) -> Callable[[np.ndarray], float]:
+    """Return the function from utterances' indices to edits per unit, averaged over runs."""
     edits = np.mean([[error.edits for error in run.errors] for run in runs], axis=0)
     units = np.array([error.units for error in runs[0].errors])
     return lambda index: float(edits[index].sum() / units[index].sum())
 
 
-def _arguments(parser: Arguments) -> None:
-    seed_argument(parser)
-    add = parser.add_argument
-    add("--units", choices=("characters", "phonemes"), default="characters", help="units (characters)")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"recognisers ({' '.join(ARMS)})")
-    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="fractions of the labels (0.1 1.0)")
-    add("--steps", nargs="+", type=int, default=[900, 1200], help="training steps per share (900 1200)")
-    add("--splits", nargs="+", default=["validation", "test"], help="splits to score (validation test)")
-    add("--precision", choices=("no", "bf16"), default="bf16", help="precision of training (bf16)")
-
-
+UNITS, PRECISIONS, SPLITS = ("characters", "phonemes"), ("no", "bf16"), ["validation", "test"]
+LIST = {"nargs": "+"}
+OPTIONS = {
+    "--seeds": {},
+    "--units": {"choices": UNITS, "default": UNITS[0], "help": "units (characters)"},
+    "--arms": LIST | {"choices": ARMS, "default": list(ARMS), "help": f"recognisers ({' '.join(ARMS)})"},
+    "--shares": LIST | {"type": float, "default": [0.1, 1.0], "help": "fractions of the labels (0.1 1.0)"},
+    "--steps": LIST | {"type": int, "default": [900, 1200], "help": "training steps per share (900 1200)"},
+    "--splits": LIST | {"default": SPLITS, "help": "splits to score (validation test)"},
+    "--precision": {"choices": PRECISIONS, "default": "bf16", "help": "precision of training (bf16)"},
+}
 ENCODERS = "export or run of pretrain/data2vec.py"
-speech_error = Probe("speech_error", __doc__, run_speech_error, _arguments, encoders=ENCODERS)
+speech_error = Probe("speech_error", __doc__, run_speech_error, OPTIONS, encoders=ENCODERS)

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from data.audio import load
 from data.manifest import Row, rows_from
-from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import SPLITS, Clip, clips_from, label_names, targets_of
-from pretrain.probe.embedders import Embedder, log_mel_statistics, short_name, speech_layers
+from pretrain.probe.embedders import log_mel_statistics, short_name, speech_layers
 from pretrain.probe.fitting import fit_linear
 from pretrain.probe.harness import Embeddings, Probe, readable
 from pretrain.probe.results import Result, mean_interval
@@ -46,10 +45,9 @@ def layers_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, dict
     folders = [name.removeprefix("speech:") for name in names if name not in ("random", "logmel")]
     if not folders and "random" in names:
         raise UserError("--encoder random needs another encoder's architecture: give its folder too")
-    embedders: list[Embedder] = []
-    for folder in folders:
-        encoder = load_speech_encoder(folder)
-        embedders.append(speech_layers(short_name(folder), encoder, args.device))
+    embedders = [
+        speech_layers(short_name(folder), load_speech_encoder(folder), args.device) for folder in folders
+    ]
     if folders:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -143,18 +141,8 @@ def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list
     return sorted(chosen, key=lambda clip: clip.path)
 
 
-def _speakers_arguments(parser: Arguments) -> None:
-    parser.add_argument(
-        "--least", type=int, default=4, help="minimum number of training utterances of a speaker (4)"
-    )
-
-
-def _keywords_arguments(parser: Arguments) -> None:
-    parser.add_argument(
-        "--words", nargs="+", default=[], help="words to classify, such as zero one two (all)"
-    )
-    parser.add_argument("--most", type=int, default=0, help="maximum training recordings per word; 0: all")
-
-
-speakers = Probe("speakers", __doc__, run_speakers, _speakers_arguments, encoders=ENCODERS)
-keywords = Probe("keywords", __doc__, run_keywords, _keywords_arguments, encoders=ENCODERS)
+LEAST = {"type": int, "default": 4, "help": "minimum number of training utterances of a speaker (4)"}
+WORDS = {"nargs": "+", "default": [], "help": "words to classify, such as zero one two (all)"}
+MOST = {"type": int, "default": 0, "help": "maximum training recordings per word; 0: all"}
+speakers = Probe("speakers", __doc__, run_speakers, {"--least": LEAST}, encoders=ENCODERS)
+keywords = Probe("keywords", __doc__, run_keywords, {"--words": WORDS, "--most": MOST}, encoders=ENCODERS)

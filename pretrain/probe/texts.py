@@ -1,7 +1,6 @@
 """Embeddings of captions by an encoder's own text tower, any of open_clip's, or published word vectors."""
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,23 +10,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.arguments import Arguments
+from engine.outcome import note
 from engine.user_error import UserError
 from pretrain.clip.loading import RELEASED
 from pretrain.clip.towers import FOLDER_CONFIG, Towers, TowersConfig, open_towers
 from pretrain.probe.embedders import Embedder
 
 COMMON = "a an and the this that is are of on in at by with from to it can be heard sound sounds noise"
-IGNORED = frozenset(re.findall(r"\w+", COMMON))
+IGNORED = frozenset(COMMON.split())
 """Words that are common to all captions and carry no information."""
 
 Texts = Callable[[list[str]], Float[Tensor, "captions dim"]]
-
-
-def tower_arguments(parser: Arguments, default: str = "ViT-B-32") -> None:
-    add = parser.add_argument
-    add("--towers", default=default, help="open_clip model, its local folder, or words[:FILE]")
-    add("--pretrained", default="openai", help="open_clip weights or a file (openai)")
 
 
 def towers_for(encoders: Sequence[str], towers: str = "", pretrained: str = "openai") -> Towers:
@@ -42,17 +35,14 @@ def towers_for(encoders: Sequence[str], towers: str = "", pretrained: str = "ope
     return open_towers(TowersConfig(name="ViT-B-32", pretrained=pretrained))
 
 
-def texts_of(embedder: Embedder, towers: str, pretrained: str) -> Texts:
-    """Return an encoder's own text tower, or the one of ``--towers``."""
-    return embedder.texts or open_texts(towers, pretrained, embedder)
-
-
 def open_texts(towers: str, pretrained: str, embedder: Embedder | None = None) -> Texts:
-    """Open a text tower by its name; it must match ``embedder``, if given."""
+    """Open the text tower of ``--towers``, which must match ``embedder``, unless that has its own."""
+    if embedder is not None and embedder.texts:
+        return embedder.texts
     kind, _, place = towers.partition(":")
     if kind == "words":
         return WordVectors(place).texts
-    opened = open_towers(TowersConfig(name=towers, pretrained=pretrained))
+    opened = open_towers(TowersConfig(name=towers or "ViT-B-32", pretrained=pretrained))
     if embedder is not None:
         check_space(embedder, opened)
     return opened.texts
@@ -68,9 +58,7 @@ def check_space(embedder: Embedder, towers: Towers) -> None:
     key = embedder.encoder.config.teacher if embedder.encoder is not None else ""
     if key and key != towers.key:
         # Not an error: the same towers stored in half precision have another key.
-        print(
-            f"note: {embedder.name} was distilled from towers {key}, these are {towers.key}", file=sys.stderr
-        )
+        note(f"{embedder.name} was distilled from towers {key}, these are {towers.key}")
 
 
 class WordVectors:
@@ -94,9 +82,8 @@ class WordVectors:
         words = [word for word in re.findall(r"[a-z']+", caption.lower()) if word not in IGNORED]
         rows = [self.rows[word] for word in words if word in self.rows]
         if not rows:
-            raise UserError(
-                f"no word of {caption!r} has a vector: choose other labels, or a larger set of word vectors"
-            )
+            way = "choose other labels, or a larger set of word vectors"
+            raise UserError(f"no word of {caption!r} has a vector: {way}")
         return torch.from_numpy(np.asarray(self.vectors[rows], np.float32).mean(0) - self.mean)
 
 

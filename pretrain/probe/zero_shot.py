@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.arguments import Arguments
 from engine.user_error import UserError
-from pretrain.probe.classification import classify, label_argument, label_scores
+from pretrain.probe.classification import classify, label_scores
 from pretrain.probe.clips import (
     Clip,
     Rotation,
@@ -30,9 +29,9 @@ from pretrain.probe.clips import (
 )
 from pretrain.probe.embedders import open_embedders, wav2clip
 from pretrain.probe.fitting import SMALL, PerceptronConfig, fit_perceptron, train_on_labels
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import Texts, open_texts, texts_of, tower_arguments
+from pretrain.probe.texts import Texts, open_texts
 
 TEMPLATE = "This is a sound of {label}."
 UNSEEN = PerceptronConfig(epochs=60, patience=15)
@@ -71,8 +70,6 @@ def unseen_scores(
     names: Sequence[str],
     captions: Float[Tensor, "n_classes dim"],
     seeds: Sequence[int],
-    *,
-    config: PerceptronConfig = UNSEEN,
 ) -> dict[str, Interval]:
     """Score pairs of classes that were held out of the training of a map into the captions' space.
 
@@ -92,9 +89,7 @@ def unseen_scores(
         targets = F.one_hot(truth, len(names))[:, seen].float()
         parts = [(vectors[part], targets[part]) for part in (~unseen & ~in_fold, ~unseen & in_fold)]
         for seed in seeds:
-            model = fit_perceptron(
-                *parts, multi_label=False, seed=seed, config=config, captions=captions[seen]
-            )
+            model = fit_perceptron(*parts, seed=seed, config=UNSEEN, captions=captions[seen])
             cosines = F.normalize(model.into(vectors[unseen]), dim=-1) @ F.normalize(captions, dim=-1).T
             answers = torch.tensor(pair)[cosines[:, list(pair)].argmax(1)], cosines.argmax(1)
             hits[number] += [float((a == truth[unseen]).float().mean()) / len(seeds) for a in answers]
@@ -111,25 +106,26 @@ def run_zero_shot(args: argparse.Namespace) -> list[Result]:
         raise UserError(f"{args.data} has no clips of split {args.split!r}")
     results: list[Result] = []
     for embedder in embedders_of(args, "released"):
-        texts = texts_of(embedder, args.towers, args.pretrained)
+        texts = open_texts(args.towers, args.pretrained, embedder)
         labels = label_vectors(names, texts, args.template or (TEMPLATE,))
         vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
         cosines = similarities(vectors, labels, name=embedder.name)
         scores = label_scores([cosines], clips, names, multi_label=multi_label)
-        about = {"encoder": embedder.name, "n": len(clips), "trained_on": "no label of this task"}
-        results += args.rows(scores, **about)
+        about = {"n": len(clips), "trained_on": "no label of this task"}
+        results += args.rows(scores, encoder=embedder.name, **about)
     print(f"{len(clips)} clips, {len(names)} labels")
     return results
 
 
-def _arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    tower_arguments(parser)
-    parser.add_argument("--template", action="append", default=[], help=f"{TEMPLATE!r}; repeat to average")
-    parser.add_argument("--split", default="", help="clips of this split only (all)")
-
-
-zero_shot = Probe("zero_shot", __doc__, run_zero_shot, _arguments)
+REPEATED = {"action": "append", "default": []}
+OPTIONS = {
+    "--label": {},
+    "--towers": {},
+    "--pretrained": {},
+    "--template": REPEATED | {"help": f"{TEMPLATE!r}; repeat to average"},
+    "--split": {},
+}
+zero_shot = Probe("zero_shot", __doc__, run_zero_shot, OPTIONS)
 
 
 REAL_SOUNDS = """Classification of real sounds by cross-validation on a corpus' official folds.
@@ -231,14 +227,13 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _real_sounds_arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    seed_argument(parser)
-    tower_arguments(parser, "")
-    add = parser.add_argument
-    add("--row", action="append", default=[], choices=ROWS, help="methods to run; repeatable")
-    add("--fold", type=int, action="append", default=[], help="test these folds only (all)")
-    add("--trainings", type=int, default=1, help="encoders trained per fold (1)")
-
-
-real_sounds = Probe("real_sounds", REAL_SOUNDS, run_real_sounds, _real_sounds_arguments)
+REAL_OPTIONS = {
+    "--label": {},
+    "--seeds": {},
+    "--towers": {},
+    "--pretrained": {},
+    "--row": REPEATED | {"choices": ROWS, "help": "methods to run; repeatable"},
+    "--fold": REPEATED | {"type": int, "help": "test these folds only (all)"},
+    "--trainings": {"type": int, "default": 1, "help": "encoders trained per fold (1)"},
+}
+real_sounds = Probe("real_sounds", REAL_SOUNDS, run_real_sounds, REAL_OPTIONS)

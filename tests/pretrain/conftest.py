@@ -1,4 +1,4 @@
-"""What tests of pretraining share: a tiny CLIP."""
+"""Fixtures of the tests of pretraining: a tiny CLIP."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from pretrain.clip.towers import Towers, TowersConfig, open_towers
 
 @pytest.fixture(scope="session")
 def towers_folder(tmp_path_factory) -> Path:
-    """The folder of a tiny CLIP's random weights."""
+    """Return the folder of a tiny CLIP with random weights."""
     return write_towers(tmp_path_factory.mktemp("towers"))
 
 
 @pytest.fixture(scope="session")
 def towers(towers_folder) -> Towers:
-    """The same, opened; no test changes it."""
+    """Return its towers; no test changes them."""
     return open_towers(TowersConfig(name=str(towers_folder)))

@@ -1,4 +1,4 @@
-"""Wav2CLIP's encoder: sizes, what an embedding depends on, loading, and equality with what was published."""
+"""Wav2CLIP's encoder: sizes, invariances of embeddings, loading, and equality with the published code."""
 
 import importlib
 import os
@@ -15,13 +15,13 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain import load_audio_encoder
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.loading import PREFIXES, WINDOW, from_published, load_published
+from pretrain.clip.loading import PREFIXES, WINDOW, from_published
 
 TINY = AudioEncoderConfig(width=4, blocks=(1, 1, 1), dim=12, hidden=8)
 
 
 def lively(encoder: AudioEncoder) -> AudioEncoder:
-    """Give normalisations something to do, as after training."""
+    """Set BatchNorm's statistics to random values, as after training."""
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0.0, 0.3)
@@ -30,7 +30,7 @@ def lively(encoder: AudioEncoder) -> AudioEncoder:
     return encoder.eval()
 
 
-def test_sizes_are_the_papers():
+def test_default_sizes_equal_the_papers():
     encoder = AudioEncoder(AudioEncoderConfig()).eval()
     count = {n: sum(p.numel() for p in m.parameters()) for n, m in encoder.named_children()}
     assert count == {"trunk": 11_170_240, "transform": 525_312}
@@ -41,7 +41,7 @@ def test_sizes_are_the_papers():
 
 
 @pytest.mark.parametrize("samples", [512, 3_000, 16_000])
-def test_small_encoders_embed_clips_of_any_length(samples):
+def test_clips_of_any_length_are_embedded(samples):
     encoder = AudioEncoder(TINY)
     wave = torch.randn(3, 1, samples)
     assert encoder(wave).shape == (3, 12)
@@ -58,38 +58,38 @@ def test_gradients_reach_every_parameter_and_the_wave():
     assert wave.grad.abs().sum() > 0
 
 
-def test_no_batch_mate_changes_an_embedding():
+def test_embedding_does_not_depend_on_the_rest_of_the_batch():
     encoder, wave = lively(AudioEncoder(TINY)), torch.randn(1, 1, 4_000)
-    mates = [
+    others = [
         torch.randn(1, 1, 4_000) * 100,
         torch.zeros(1, 1, 4_000),
         torch.cat([torch.randn(1, 1, 700), torch.zeros(1, 1, 3_300)], dim=-1),
     ]
-    together = [encoder(torch.cat([wave, mate])) for mate in mates]
+    together = [encoder(torch.cat([wave, other])) for other in others]
     assert all(torch.equal(one[0], together[0][0]) for one in together)
     assert_close(together[0][:1], encoder(wave))
 
 
-def test_reference_normalisation_depends_on_batch_mates_as_published():
+def test_reference_normalisation_depends_on_the_rest_of_the_batch():
     encoder = lively(AudioEncoder(replace(TINY, normalisation="reference")))
     wave = torch.randn(2, 1, 4_000)
     loud = torch.cat([wave[:1], 100 * wave[1:]])
     assert not torch.allclose(encoder(wave)[0], encoder(loud)[0], atol=1e-4)
 
 
-def test_loudness_does_not_change_what_is_heard_far_above_the_floor():
+def test_spectrogram_does_not_depend_on_the_level_far_above_the_floor():
     encoder, wave = AudioEncoder(TINY).eval(), torch.randn(1, 1, 4_000)
     assert_close(encoder.spectrogram(wave), encoder.spectrogram(0.25 * wave), atol=1e-3, rtol=0)
 
 
-def test_silence_is_heard_as_a_map_of_zeros():
+def test_spectrogram_of_silence_is_zero():
     encoder = AudioEncoder(TINY).eval()
     assert not encoder.spectrogram(torch.zeros(2, 1, 8_000)).any()
     assert encoder(torch.zeros(2, 1, 8_000)).isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("wave", "complaint"),
+    ("wave", "message"),
     [
         (torch.zeros(1, 1, 511), "shorter than the encoder's window of 512"),
         (torch.zeros(1, 1, 0), "shorter than the encoder's window"),
@@ -97,8 +97,8 @@ def test_silence_is_heard_as_a_map_of_zeros():
         (torch.full((1, 1, 4_000), torch.nan), "not finite"),
     ],
 )
-def test_what_cannot_be_heard_is_told(wave, complaint):
-    with pytest.raises(UserError, match=complaint):
+def test_unusable_waves_are_refused(wave, message):
+    with pytest.raises(UserError, match=message):
         AudioEncoder(TINY).eval()(wave)
 
 
@@ -108,7 +108,7 @@ def test_impossible_sizes_are_refused(wrong):
         replace(TINY, **wrong)
 
 
-def test_published_embeddings_are_torchvisions_resnet_on_torchaudios_spectrogram():
+def test_published_weights_equal_torchvisions_resnet_on_torchaudios_spectrogram():
     torchaudio, torchvision = pytest.importorskip("torchaudio"), pytest.importorskip("torchvision")
     spectrogram = torchaudio.transforms.Spectrogram(n_fft=512, hop_length=353)
     resnet = torchvision.models.resnet18()
@@ -128,7 +128,8 @@ def test_published_embeddings_are_torchvisions_resnet_on_torchaudios_spectrogram
     with torch.no_grad():
         level = torch.log(spectrogram(wave) + 1e-7)
         pooled = resnet((level - level.mean()) / (level.std() + 1e-9))
-        encoder = from_published(state, normalisation="reference")
+        encoder = from_published(state, "weights")
+        encoder.config = replace(encoder.config, normalisation="reference")
         assert_close(encoder.pooled(wave), pooled, atol=5e-4, rtol=5e-4)
         assert_close(encoder(wave), transform(pooled), atol=5e-4, rtol=5e-4)
 
@@ -143,13 +144,13 @@ def to_published(encoder: AudioEncoder) -> dict[str, Tensor]:
 
 
 @pytest.mark.reference
-def test_published_embeddings_are_those_of_the_published_code():
+def test_embeddings_equal_the_published_codes():
     """The variable WAV2CLIP_SOURCE names a checkout of descriptinc/lyrebird-wav2clip."""
     source = os.environ.get("WAV2CLIP_SOURCE")
     if not source:
         pytest.skip("set WAV2CLIP_SOURCE to a checkout of lyrebird-wav2clip")
     sys.path.insert(0, source)
-    sys.modules.setdefault("librosa", ModuleType("librosa"))  # only cuts frames, which is not asked for
+    sys.modules.setdefault("librosa", ModuleType("librosa"))  # only needed to cut frames
     published = importlib.import_module("wav2clip.model.encoder")
     ours = lively(AudioEncoder(AudioEncoderConfig(normalisation="reference")))
     theirs = published.ResNetExtractor(to_published(ours), "frozen", transform=True)
@@ -162,7 +163,7 @@ def test_published_embeddings_are_those_of_the_published_code():
     assert pooled <= 1e-4
 
 
-def test_published_layout_goes_both_ways_and_training_extras_are_ignored(tmp_path):
+def test_published_layout_is_loaded_without_the_parameters_of_training(tmp_path):
     encoder, wave = lively(AudioEncoder(TINY)), torch.randn(2, 1, 4_000)
     extras = {
         "image_transform.sequential.0.weight": torch.zeros(8, 8),
@@ -170,31 +171,30 @@ def test_published_layout_goes_both_ways_and_training_extras_are_ignored(tmp_pat
         "loss_fn_i.logit_scale": torch.zeros(()),
     }
     torch.save({**to_published(encoder), **extras}, tmp_path / "Wav2CLIP.pt")
-    again = load_published(tmp_path / "Wav2CLIP.pt")
+    again = load_audio_encoder("wav2clip", tmp_path / "Wav2CLIP.pt")
     assert again.config == TINY
     assert torch.equal(again(wave), encoder(wave))
-    assert torch.equal(load_audio_encoder("wav2clip", tmp_path / "Wav2CLIP.pt")(wave), encoder(wave))
 
 
 def test_files_that_are_not_published_weights_are_refused(tmp_path):
-    state = to_published(AudioEncoder(TINY))
-    with pytest.raises(UserError, match="there is no weights file"):
-        load_published(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(UserError, match="damaged"):
-        load_published(tmp_path / "text.pt")
+        load_audio_encoder("wav2clip", tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="holds a list, not a checkpoint"):
-        load_published(tmp_path / "list.pt")
-    with pytest.raises(UserError, match="surprise"):
-        from_published({**state, "surprise": torch.zeros(1)})
-    with pytest.raises(UserError, match=r"layer1\.0\.conv1"):
-        from_published({k: v for k, v in state.items() if "layer1.0.conv1" not in k})
-    with pytest.raises(UserError, match="it is not a published Wav2CLIP file"):
-        from_published({})
+        load_audio_encoder("wav2clip", tmp_path / "list.pt")
+    state = to_published(AudioEncoder(TINY))
+    for wrong, message in (
+        ({**state, "surprise": torch.zeros(1)}, "weights contains the tensor surprise"),
+        ({k: v for k, v in state.items() if "layer1.0.conv1" not in k}, r"layer1\.0\.conv1"),
+        ({}, "it is not a published Wav2CLIP file"),
+        ({"state_dict": [1]}, "not all it contains are named tensors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_published(wrong, "weights")
 
 
-def test_exports_load_by_name(tmp_path):
+def test_exported_encoder_is_loaded_from_the_run_and_the_export(tmp_path):
     encoder, wave = lively(AudioEncoder(TINY)), torch.randn(1, 1, 4_000)
     export(tmp_path / "run" / "export", encoder.config, encoder)
     for place in (tmp_path / "run", tmp_path / "run" / "export"):

@@ -1,4 +1,4 @@
-"""CLIP's loss against closed forms, its temperature, gathered negatives, ranks, and the plateau."""
+"""CLIP's loss against closed forms, its temperature, gathered negatives, ranks, and plateaus."""
 
 import math
 
@@ -14,24 +14,24 @@ from torch.testing import assert_close
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.clip.distillation import PlateauConfig, PlateauPlayer
-from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, ranks, retrieval
+from pretrain.clip.losses import LogitScale, clip_loss, ranks, retrieval
 
 
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 6), scale=st.floats(1.0, 50.0))
-def test_orthogonal_pairs_have_the_closed_form(n, scale):
+def test_loss_of_orthogonal_pairs_equals_the_closed_form(n, scale):
     pairs = torch.eye(n, 8) * 3
     expected = math.log1p((n - 1) * math.exp(-scale))
     assert_close(float(clip_loss(pairs, 2 * pairs, torch.tensor(scale))), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", [2, 7])
-def test_indistinguishable_rows_cost_the_log_of_their_number(n):
+def test_loss_of_equal_rows_is_the_log_of_their_number(n):
     same = torch.ones(n, 5)
     assert_close(clip_loss(same, same, torch.tensor(14.3)), torch.tensor(float(n)).log())
 
 
-def test_loss_is_written_out_by_hand_and_symmetric():
+def test_loss_equals_its_definition_and_is_symmetric():
     a, b, scale = torch.randn(5, 7), torch.randn(5, 7), torch.tensor(3.0)
     logits = scale * F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
     rows = (logits.exp().sum(1).log() - logits.diagonal()).mean()
@@ -41,15 +41,7 @@ def test_loss_is_written_out_by_hand_and_symmetric():
     assert_close(clip_loss(a, b, scale), clip_loss(9 * a, b / 9, scale))
 
 
-def test_cx_is_the_mean_of_both_comparisons():
-    audio, image_as_audio = torch.randn(2, 4, 6).unbind()
-    image, audio_as_image = torch.randn(2, 4, 3).unbind()
-    one, other = torch.tensor(5.0), torch.tensor(9.0)
-    expected = (clip_loss(audio, image_as_audio, one) + clip_loss(audio_as_image, image, other)) / 2
-    assert_close(cx_loss(audio, image, audio_as_image, image_as_audio, one, other), expected)
-
-
-def test_temperature_begins_as_clips_and_stays_in_range():
+def test_temperature_starts_at_clips_value_and_stays_in_range():
     scale = LogitScale()
     assert_close(scale().item(), 1 / 0.07)
     for wrong, right in ((9.0, 100.0), (-3.0, 1.0)):
@@ -58,7 +50,7 @@ def test_temperature_begins_as_clips_and_stays_in_range():
         scale.clamp()
         scale().backward()
         assert scale.log_scale.grad is not None
-        assert scale.log_scale.grad != 0  # at the edge it can still turn back
+        assert scale.log_scale.grad != 0  # at the limit it can still return
         scale.zero_grad()
 
 
@@ -68,27 +60,14 @@ BATCH, INPUTS, AUDIO, IMAGE = 8, 6, 5, 4
 def step(rank: int = 0, count: int = 1) -> dict[str, torch.Tensor]:
     """Take a step on this process's share of the pairs; return the mean loss, gradients and parameters."""
     torch.manual_seed(0)
-    heard, image = torch.randn(BATCH, INPUTS), torch.randn(BATCH, IMAGE)
-    parts = nn.ModuleDict(
-        {
-            "encoder": nn.Linear(INPUTS, AUDIO),
-            "to_image": nn.Linear(AUDIO, IMAGE),
-            "to_audio": nn.Linear(IMAGE, AUDIO),
-            "scale_audio": LogitScale(),
-            "scale_image": LogitScale(),
-        }
-    )
+    sound, image = torch.randn(BATCH, INPUTS), torch.randn(BATCH, IMAGE)
+    layers = {"encoder": nn.Linear(INPUTS, AUDIO), "to_image": nn.Linear(AUDIO, IMAGE)}
+    parts = nn.ModuleDict({**layers, "to_audio": nn.Linear(IMAGE, AUDIO), "scale": LogitScale()})
     player = Player(parts, OptimConfig(lr=0.01))
     share = slice(rank * BATCH // count, (rank + 1) * BATCH // count)
-    audio, image = parts["encoder"](heard[share]), image[share]
-    loss = cx_loss(
-        audio,
-        image,
-        parts["to_image"](audio),
-        parts["to_audio"](image),
-        parts["scale_audio"](),
-        parts["scale_image"](),
-    )
+    audio, image, scale = parts["encoder"](sound[share]), image[share], parts["scale"]()
+    in_audio = clip_loss(audio, parts["to_audio"](image), scale)
+    loss = in_audio + clip_loss(parts["to_image"](audio), image, scale)
     gradients = torch.autograd.grad(loss, player.parameters, retain_graph=True)
     flat = torch.cat([g.reshape(-1) for g in gradients])
     player.step(loss)
@@ -100,11 +79,11 @@ def step(rank: int = 0, count: int = 1) -> dict[str, torch.Tensor]:
     return {"loss": mean, "gradients": flat, **parts.state_dict()}
 
 
-def test_two_processes_gather_to_one_whole_batch(tmp_path, together):
+def test_two_processes_give_the_loss_and_step_of_the_whole_batch(tmp_path, together):
     def share(rank):
         dist.init_process_group("gloo")
         torch.save(step(rank, 2), tmp_path / f"{rank}.pt")
-        dist.barrier()  # nobody leaves while another still needs him
+        dist.barrier()  # a process that ends early would break the connection of the other
 
     alone = step()
     assert together(2, share) == [0, 0]
@@ -114,7 +93,7 @@ def test_two_processes_gather_to_one_whole_batch(tmp_path, together):
         assert_close(shared[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_ranks_count_what_stands_before_and_ties_count_against():
+def test_ranks_count_better_answers_and_ties():
     answers = torch.eye(3)
     query = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
     assert ranks(query, answers).tolist() == [1, 2, 3]
@@ -124,7 +103,7 @@ def test_ranks_count_what_stands_before_and_ties_count_against():
     assert scores["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
-def test_plateau_is_torchs():
+def test_plateau_equals_torchs():
     ours = PlateauPlayer(nn.Linear(1, 1), OptimConfig(lr=1.0), PlateauConfig(patience=2))
     theirs = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, patience=2, min_lr=1e-3)
@@ -135,13 +114,13 @@ def test_plateau_is_torchs():
     assert ours.lr == pytest.approx(1e-3)
 
 
-def test_plateau_goes_on_where_it_was_stored():
-    made = [PlateauPlayer(nn.Linear(1, 1), OptimConfig(), PlateauConfig(patience=1)) for _ in range(2)]
+def test_plateau_continues_from_a_stored_state():
+    one, other = (PlateauPlayer(nn.Linear(1, 1), OptimConfig(), PlateauConfig(patience=1)) for _ in range(2))
     for loss in (1.0, 2.0, 2.0, 2.0):
-        made[0].observe(loss)
-    made[1].load_state_dict(made[0].state_dict())
-    for player in made:
+        one.observe(loss)
+    other.load_state_dict(one.state_dict())
+    for player in (one, other):
         player.observe(2.0)
-    assert made[0].lr == made[1].lr == pytest.approx(1e-6)
+    assert one.lr == other.lr == pytest.approx(1e-6)
     with pytest.raises(UserError, match="patience=-1"):
         PlateauConfig(patience=-1)

@@ -1,4 +1,4 @@
-"""Embeddings of scenes: the teacher's, computed once, whatever interrupts or shares the work."""
+"""Cached embeddings of scenes' images: values, reuse, interruption, damage, and several processes."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from pretrain.clip.towers import TowersConfig, open_towers
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Seven scenes of one to three pictures."""
+    """Return seven scenes of one to three images."""
     made = []
     for number in range(7):
         files = tuple(tmp_path / f"{number}_{part}.png" for part in range(1 + number % 3))
@@ -32,21 +32,21 @@ def scenes(tmp_path):
 
 @pytest.fixture
 def counted(towers, monkeypatch):
-    """How many pictures the teacher has been shown."""
-    shown = []
-    images = type(towers).images
-    monkeypatch.setattr(type(towers), "images", lambda self, p: (shown.append(len(p)), images(self, p))[1])
-    return shown
+    """Return a list that receives the number of images in each call of the image tower."""
+    counts, images = [], type(towers).images
+    monkeypatch.setattr(type(towers), "images", lambda self, p: (counts.append(len(p)), images(self, p))[1])
+    return counts
 
 
-def test_embeddings_are_the_direction_of_the_mean_over_pictures(scenes, towers, tmp_path):
-    vectors = embed_scenes(scenes, towers, tmp_path / "cache", batch=4)
+def test_embedding_is_the_normalised_mean_over_the_images(scenes, towers, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "BATCH", 4)
+    vectors = embed_scenes(scenes, towers, tmp_path / "cache")
     for scene, vector in zip(scenes, vectors):
         expected = towers.images(torch.stack(list(each_picture(scene))))
         assert_close(vector, torch.nn.functional.normalize(expected.mean(0), dim=0), rtol=1e-4, atol=1e-5)
 
 
-def test_a_second_time_nothing_is_computed(scenes, towers, tmp_path, counted):
+def test_cached_embeddings_are_not_computed_again(scenes, towers, tmp_path, counted):
     first = embed_scenes(scenes, towers, tmp_path / "cache")
     n_shown = sum(counted)
     assert n_shown == 13
@@ -54,7 +54,7 @@ def test_a_second_time_nothing_is_computed(scenes, towers, tmp_path, counted):
     assert sum(counted) == n_shown
 
 
-def test_an_edited_picture_is_embedded_anew(scenes, towers, tmp_path, counted):
+def test_edited_image_is_embedded_again(scenes, towers, tmp_path, counted):
     embed_scenes(scenes, towers, tmp_path / "cache")
     n_shown = sum(counted)
     Image.new("RGB", (20, 30), "red").save(scenes[0].pictures[0])
@@ -62,16 +62,16 @@ def test_an_edited_picture_is_embedded_anew(scenes, towers, tmp_path, counted):
     assert sum(counted) == n_shown + 1
 
 
-def test_other_weights_have_their_own_cache(scenes, towers, tmp_path):
+def test_other_towers_have_their_own_cache(scenes, towers, tmp_path):
     other = open_towers(TowersConfig(name=str(write_towers(tmp_path / "other", seed=1))))
     first = embed_scenes(scenes, towers, tmp_path / "cache")
     assert not torch.allclose(embed_scenes(scenes, other, tmp_path / "cache"), first)
     assert_close(embed_scenes(scenes, towers, tmp_path / "cache"), first, rtol=0, atol=0)
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_shard(scenes, towers, tmp_path, counted, monkeypatch):
+def test_interrupted_run_continues_after_its_last_shard(scenes, towers, tmp_path, counted, monkeypatch):
     monkeypatch.setattr(embedded, "SHARD", 2)
-    embed_scenes(scenes[:4], towers, tmp_path / "cache")  # as far as it came
+    embed_scenes(scenes[:4], towers, tmp_path / "cache")
     n_shown = sum(counted)
     (next((tmp_path / "cache").iterdir()) / ".half.123.tmp").write_bytes(b"a shard half written")
     vectors = embed_scenes(scenes, towers, tmp_path / "cache")
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_shard(scenes, towers, tmp_p
     assert not vectors.isnan().any()
 
 
-def test_a_damaged_shard_is_computed_again(scenes, towers, tmp_path, monkeypatch):
+def test_damaged_shard_is_computed_again(scenes, towers, tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "SHARD", 3)
     first = embed_scenes(scenes, towers, tmp_path / "cache")
     shard = sorted((tmp_path / "cache").rglob("*.safetensors"))[0]
@@ -90,7 +90,7 @@ def test_a_damaged_shard_is_computed_again(scenes, towers, tmp_path, monkeypatch
     assert_close(again, first, rtol=0, atol=1e-6)
 
 
-def test_pictures_that_cannot_be_read_are_counted_and_left_out(scenes, towers, tmp_path):
+def test_scenes_with_unreadable_images_are_reported_and_skipped(scenes, towers, tmp_path):
     Path(scenes[2].pictures[1]).write_bytes(b"no picture")
     for _ in range(2):  # the second time from the cache
         with pytest.warns(UserWarning, match=r"1 of 7 scenes.*2_1\.png is damaged"):
@@ -104,24 +104,24 @@ def test_pictures_that_cannot_be_read_are_counted_and_left_out(scenes, towers, t
         embed_scenes(scenes[2:3], towers, tmp_path / "cache")
 
 
-def share(rank, folder, scenes, towers):
+def embed_share(rank, folder, scenes, towers):
     torch.set_num_threads(1)  # a forked process has none of the parent's threads
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
-    shown, images = [], type(towers).images
-    type(towers).images = lambda self, p: (shown.append(len(p)), images(self, p))[1]
+    counts, images = [], type(towers).images
+    type(towers).images = lambda self, p: (counts.append(len(p)), images(self, p))[1]
     embedded.SHARD = 2
-    vectors = embed_scenes(scenes, towers, folder / "cache", progress=False)
-    torch.save((vectors, sum(shown)), folder / f"rank{rank}.pt")
+    vectors = embed_scenes(scenes, towers, folder / "cache")
+    torch.save((vectors, sum(counts)), folder / f"rank{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     os._exit(0)  # gloo's threads may abort a process whose work is done
 
 
-def test_two_processes_share_the_work_and_both_have_all_of_it(scenes, towers, tmp_path):
+def test_two_processes_share_the_work_and_both_return_all_embeddings(scenes, towers, tmp_path):
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=share, args=(rank, tmp_path, scenes, towers)) for rank in range(2)]
+    ranks = [context.Process(target=embed_share, args=(rank, tmp_path, scenes, towers)) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -1,4 +1,4 @@
-"""Pictures from sound: each way draws what its target asks for, and scores tell right from wrong."""
+"""Images generated from sounds: the four methods, their networks, and their scores."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unc
 TINY = GeneratorConfig(dim=4, size=16, width=8, code=2, batch=8, steps=150, lr=1e-2, noise=0.0)
 
 
-def test_optimised_pictures_come_nearer_to_their_targets(towers):
+def test_optimised_images_approach_their_targets(towers):
     targets = F.normalize(torch.randn(3, towers.dim), dim=-1)
     drawn = optimise(towers, targets, OptimisedConfig(steps=40, lr=0.1))
     start = optimise(towers, targets, OptimisedConfig(steps=1))
@@ -41,7 +41,7 @@ def test_optimised_pictures_come_nearer_to_their_targets(towers):
 
 
 def coloured(n=64):
-    """Squares of two colours at random places, and embeddings that tell the colour alone."""
+    """Return squares of two colours at random positions, and embeddings of the colour only."""
     rng = np.random.default_rng(0)
     made = torch.full((n, 3, 16, 16), 100, dtype=torch.uint8)
     for index in range(n):
@@ -51,17 +51,17 @@ def coloured(n=64):
     return made, embeddings
 
 
-def test_a_generator_draws_what_the_embedding_says_and_chance_the_rest(tmp_path):
+def test_generator_determines_colour_by_the_embedding_and_position_by_chance(tmp_path):
     generator = fit_generator(*coloured(), TINY)
     red, blue = (generator.draw(torch.eye(4)[[which] * 8]).float() for which in (0, 1))
     assert (red[:, 0].amax((1, 2)) > red[:, 2].amax((1, 2)) + 10).all()
     assert (blue[:, 2].amax((1, 2)) > blue[:, 0].amax((1, 2)) + 10).all()
-    assert red.std(0).mean() > 1  # no two alike
+    assert red.std(0).mean() > 1  # positions differ
     again = load_generator(export(tmp_path, TINY, generator))
     assert torch.equal(again.draw(torch.eye(4)), generator.draw(torch.eye(4)))
 
 
-def test_gradients_reach_all_of_the_generator_and_the_divergence_is_the_closed_form():
+def test_gradients_reach_the_whole_generator_and_the_divergence_equals_torchs():
     generator = PictureGenerator(TINY)
     picture, embedding, chance = torch.rand(5, 3, 16, 16), torch.randn(5, 4), torch.randn(5, 2)
     terms = generator_loss(generator, picture, embedding, chance)
@@ -74,14 +74,14 @@ def test_gradients_reach_all_of_the_generator_and_the_divergence_is_the_closed_f
     torch.testing.assert_close(terms["code"], TINY.kl * theirs.sum(-1).mean())
 
 
-def test_a_linear_map_between_two_clouds_is_found():
+def test_linear_map_is_recovered():
     audio = torch.randn(300, 6) + 3
     weight = torch.linalg.qr(torch.randn(6, 6))[0]
     images = F.normalize(audio @ weight + 1, dim=-1)
     assert (fit_linear_map(audio, images)(audio) * images).sum(-1).mean() > 0.97
 
 
-def test_the_right_pictures_are_found_and_wrong_ones_are_not(towers):
+def test_scores_are_high_for_the_true_images_and_low_for_others(towers):
     world = World(0, "held_out")
     test = world_pairs(world, towers, 24)
     assert len(test.names) == len(set(test.names)) == 24
@@ -107,7 +107,7 @@ class FakeEncoder(torch.nn.Module):
 
 
 class UnCLIPImageVariationPipeline:
-    """What the ways of diffusers' pipeline are to the caller."""
+    """The interface of diffusers' pipeline."""
 
     def __init__(self):
         self.image_encoder, self.given = FakeEncoder(), []
@@ -119,7 +119,7 @@ class UnCLIPImageVariationPipeline:
         return type("Out", (), {"images": np.full((1, 6, 6, 3), shade, np.float32)})
 
 
-def test_diffusion_is_given_embeddings_as_long_as_its_own():
+def test_diffusion_gets_embeddings_with_the_norm_of_its_own():
     pipeline = UnCLIPImageVariationPipeline()
     embeddings = F.normalize(torch.randn(2, 4), dim=-1)
     drawn = diffuse(pipeline, embeddings, steps=3)
@@ -134,7 +134,7 @@ def test_diffusion_is_given_embeddings_as_long_as_its_own():
         diffuse(pipeline, torch.randn(1, 5))
 
 
-def test_folders_that_are_no_pipeline_are_one_sentence(tmp_path):
+def test_folders_without_a_suitable_pipeline_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"model_index\.json is missing"):
         open_unclip(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
@@ -156,8 +156,8 @@ def write_scenes(folder):
 
 
 @pytest.mark.parametrize("how", ["optimised", "generator"])
-def test_the_command_draws_scores_and_shows(tmp_path, towers_folder, how, monkeypatch):
-    """With an encoder of as many numbers as the towers; nothing is learned in so few steps."""
+def test_command_scores_images_and_writes_a_grid(tmp_path, towers_folder, how, monkeypatch):
+    """The encoder has the towers' dimension; nothing is learned in so few steps."""
 
     def embed(wave):
         return torch.stack([w.std() * torch.arange(1.0, 9.0) for w in wave])
@@ -177,14 +177,14 @@ def test_the_command_draws_scores_and_shows(tmp_path, towers_folder, how, monkey
         assert [r.value for r in again] == [r.value for r in results]
 
 
-def test_missing_weights_and_other_spaces_are_one_sentence(towers_folder):
+def test_missing_weights_and_other_dimensions_are_refused(towers_folder):
     with pytest.raises(UserError, match="needs --weights FOLDER"):
         pictures(["--how", "diffusion"])
     with pytest.raises(UserError, match=r"has 128 dimensions and the towers 8.*--towers"):
         pictures(["--how", "optimised", "--towers", str(towers_folder), "--encoder", "logmel", "--no-random"])
 
 
-def test_the_best_of_several_drawings_is_the_one_that_clip_finds_nearest(towers):
+def test_best_of_several_images_is_the_nearest_by_clip(towers):
     generator = PictureGenerator(replace(TINY, dim=towers.dim, size=32)).eval()
     targets = F.normalize(torch.randn(3, towers.dim), dim=-1)
 
@@ -195,18 +195,18 @@ def test_the_best_of_several_drawings_is_the_one_that_clip_finds_nearest(towers)
     torch.testing.assert_close(near(best_of(generator, targets, towers, 4)), tries.amax(0))
 
 
-def test_clips_eye_draws_the_generator_to_what_it_should_show():
-    """An eye that sees the mean colour alone: drawings by random codes come to have it."""
+def test_clip_loss_makes_images_of_random_codes_match_the_embedding():
+    """The image tower embeds the mean colour only."""
     pictures, embeddings = (
         torch.full((8, 3, 16, 16), 100, dtype=torch.uint8),
         torch.eye(4)[torch.arange(8) % 2],
     )
 
-    def see(pixels):
+    def embed_image(pixels):
         return F.normalize(F.pad(pixels.mean((2, 3)), (0, 1)), dim=-1)
 
     config = replace(TINY, clip=30.0, steps=80)
-    generator = fit_generator(pictures, embeddings, config, embed_image=see)
+    generator = fit_generator(pictures, embeddings, config, embed_image=embed_image)
     red, green = generator.draw(torch.eye(4)[:2]).float()
     assert red[0].mean() > red[1:].mean() + 60
     assert green[1].mean() > green[::2].mean() + 60

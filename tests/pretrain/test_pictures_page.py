@@ -1,8 +1,9 @@
-"""Any recording becomes pictures on a page; a published VQGAN draws them."""
+"""Recordings for image generation and the page of their images; the decoder of published VQGANs."""
 
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,11 +29,10 @@ TAMING = {
 
 
 def write_taming(folder):
-    """A VQGAN of random weights as taming-transformers keeps it, the encoder's side and the loss included."""
+    """Write a VQGAN of random weights in taming-transformers' layout, with a tensor of the encoder."""
     torch.manual_seed(0)
-    shape = TAMING["ddconfig"]
-    network = TamingDecoder(6, *(shape[name] for name in list(shape)[:-1]))
-    state = {f"{name}": tensor for name, tensor in network.state_dict().items()}
+    network = TamingDecoder(6, TAMING["ddconfig"])
+    state = {network.own_name(name): tensor for name, tensor in network.state_dict().items()}  # its inverse
     state |= {"quantize.embedding.weight": torch.randn(5, 6), "encoder.conv_in.weight": torch.zeros(1)}
     folder.mkdir()
     (folder / "model.yaml").write_text(json.dumps({"model": {"params": TAMING}}))  # JSON is YAML
@@ -40,7 +40,7 @@ def write_taming(folder):
     return folder
 
 
-def test_a_vqgan_of_tamings_layout_is_opened_and_guided(tmp_path, towers):
+def test_vqgan_in_tamings_layout_is_opened_and_optimised(tmp_path, towers):
     vqgan = open_vqgan(write_taming(tmp_path / "vqgan"))
     assert (vqgan.factor, vqgan.codebook.shape) == (2, (5, 6))
     codes, pixels = vqgan.canvas(torch.zeros(2, 4), torch.Generator().manual_seed(0), 32)
@@ -48,17 +48,13 @@ def test_a_vqgan_of_tamings_layout_is_opened_and_guided(tmp_path, towers):
     assert pixels(codes).shape == (2, 3, 32, 32)
     torch.testing.assert_close(pixels(codes + 0.01), pixels(codes))  # rounded to the codebook
     targets = F.normalize(torch.randn(2, towers.dim), dim=-1)
-
-    def canvas(part, rng):
-        return vqgan.canvas(part, rng, 32)
-
-    config = OptimisedConfig(steps=30, lr=0.3, smoothness=0.0)
+    canvas, config = partial(vqgan.canvas, side=32), OptimisedConfig(steps=30, lr=0.3, smoothness=0.0)
     drawn, start = (optimise(towers, targets, c, canvas=canvas) for c in (config, replace(config, steps=1)))
     near, before = ((towers.images(d) * targets).sum(-1) for d in (drawn, start))
     assert near.mean() > before.mean() + 0.02
 
 
-def test_folders_that_are_no_vqgan_are_one_sentence(tmp_path):
+def test_folders_without_a_vqgan_are_refused(tmp_path):
     with pytest.raises(UserError, match="has no VQGAN"):
         open_vqgan(tmp_path)
     (tmp_path / "model.yaml").write_text("model: {}")
@@ -67,13 +63,17 @@ def test_folders_that_are_no_vqgan_are_one_sentence(tmp_path):
     (tmp_path / "model.yaml").write_text(json.dumps({"model": {"params": TAMING}}))
     with pytest.raises(UserError, match="no checkpoint"):
         open_vqgan(tmp_path)
+    elsewhere = {**TAMING, "ddconfig": {**TAMING["ddconfig"], "attn_resolutions": [16]}}
+    (tmp_path / "model.yaml").write_text(json.dumps({"model": {"params": elsewhere}}))
+    with pytest.raises(UserError, match=r"model\.yaml.*attn_resolutions \[16\]: only attention"):
+        open_vqgan(tmp_path)
     with pytest.raises(UserError, match=r"needs --weights FOLDER, a VQGAN"):
         pictures(["--how", "vqgan"])
 
 
 @pytest.mark.reference
-def test_the_decoder_equals_diffusers_on_random_weights(tmp_path):
-    """diffusers' VQModel is the same network under other names; its own layout opens, too."""
+def test_decoder_equals_diffusers_on_random_weights(tmp_path):
+    """diffusers' VQModel is the same network with other parameter names; its layout is opened, too."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     blocks = ["DownEncoderBlock2D", "DownEncoderBlock2D"], ["UpDecoderBlock2D", "UpDecoderBlock2D"]
@@ -86,7 +86,7 @@ def test_the_decoder_equals_diffusers_on_random_weights(tmp_path):
         num_vq_embeddings=5,
         vq_embed_dim=6,
     ).eval()
-    ours = TamingDecoder(6, 8, 32, [1, 2], 1, 16, []).eval()
+    ours = TamingDecoder(6, {**TAMING["ddconfig"], "attn_resolutions": []}).eval()
     names = {
         "decoder.mid.block_": "decoder.mid_block.resnets.",
         "decoder.mid.attn_1.norm": "decoder.mid_block.attentions.0.group_norm",
@@ -106,8 +106,8 @@ def test_the_decoder_equals_diffusers_on_random_weights(tmp_path):
             if "mid_block.resnets" in other
             else other
         )
-        other = re.sub(r"up\.(\d)\.block", lambda m: f"up_blocks.{1 - int(m[1])}.resnets", other)
-        other = re.sub(r"up\.(\d)\.upsample", lambda m: f"up_blocks.{1 - int(m[1])}.upsamplers.0", other)
+        other = re.sub(r"up\.(\d)\.block", r"up_blocks.\1.resnets", other)
+        other = re.sub(r"up\.(\d)\.upsample", r"up_blocks.\1.upsamplers.0", other)
         other = other.replace("nin_shortcut", "conv_shortcut")
         state[name] = given[other].view_as(tensor)
     ours.load_state_dict(state)
@@ -125,7 +125,7 @@ def noise(path, samples=8_000):
     return path
 
 
-def test_recordings_are_files_folders_and_corpora_as_published(tmp_path):
+def test_recordings_are_listed_from_files_folders_and_corpora(tmp_path):
     rain = noise(tmp_path / "rain.wav")
     assert recordings([rain]) == [Recording(rain, "rain")]
     song = tmp_path / "musdb18hq/test/Ann - A Song"
@@ -149,7 +149,7 @@ def test_recordings_are_files_folders_and_corpora_as_published(tmp_path):
         recordings([tmp_path / "empty"])
 
 
-def test_the_stems_of_a_packed_song_are_its_streams(tmp_path):
+def test_stems_of_an_mp4_file_are_its_streams(tmp_path):
     av = pytest.importorskip("av")
     path, pitches = tmp_path / "Ann - A Song.stem.mp4", (300, 2_000)
     with av.open(str(path), "w", format="mp4") as container:
@@ -162,15 +162,15 @@ def test_the_stems_of_a_packed_song_are_its_streams(tmp_path):
                 container.mux(packet)
     mix, drums, *_ = recordings([path])
     assert (mix.caption, drums.caption) == ("Ann - A Song: mixture", "Ann - A Song: drums")
-    for heard, pitch in zip((mix, drums), pitches):
-        wave = wave_of(heard, 16_000)[0, 0]
+    for recording, pitch in zip((mix, drums), pitches):
+        wave = wave_of(recording, 16_000)[0, 0]
         peak = torch.fft.rfft(wave).abs().argmax() * 16_000 / len(wave)
         assert abs(peak - pitch) < 10
     with pytest.raises(UserError, match="no stream 4"):
         wave_of(recordings([path])[4], 16_000)
 
 
-def test_any_recording_is_drawn_onto_a_page_beside_captions(tmp_path, towers_folder, monkeypatch):
+def test_page_shows_images_of_recordings_with_their_nearest_captions(tmp_path, towers_folder, monkeypatch):
     loudness = Embedder(
         "loudness", 8, 16_000, lambda wave: torch.stack([w.std() * torch.arange(1.0, 9.0) for w in wave])
     )

@@ -1,4 +1,4 @@
-"""What is probed: vectors of clips, one a file, and names that cannot be opened."""
+"""Encoders for probing: their vectors, crops of long files, and names that cannot be opened."""
 
 import pytest
 import soundfile
@@ -22,7 +22,7 @@ def exported(tmp_path):
     return export(tmp_path / "run" / "export", TINY, encoder), encoder
 
 
-def test_an_exported_encoder_is_probed_as_it_is(exported):
+def test_embedder_of_an_export_equals_its_encoder(exported):
     folder, encoder = exported
     wave = torch.randn(3, 1, 4000)
     embedder, random = open_embedders([str(folder), "random"])
@@ -33,7 +33,7 @@ def test_an_exported_encoder_is_probed_as_it_is(exported):
     assert_close(random.embed(wave), open_embedder("random", like=TINY).embed(wave))
 
 
-def test_pooled_vectors_are_mean_and_deviation_of_the_last_map(exported):
+def test_pooled_vectors_begin_with_the_mean_of_the_last_feature_map(exported):
     folder, encoder = exported
     pooled = open_embedder(f"pooled:{folder}")
     wave = torch.randn(2, 1, 8000)
@@ -42,14 +42,14 @@ def test_pooled_vectors_are_mean_and_deviation_of_the_last_map(exported):
     assert_close(found[:, : TINY.channels], encoder.pooled(wave))
 
 
-def test_batch_mates_do_not_change_a_vector():
+def test_vector_does_not_depend_on_the_rest_of_the_batch():
     for embedder in (log_mel_statistics(), open_embedder("random", like=TINY)):
         wave = torch.randn(3, 1, 4000)
         assert embedder.embed(wave).shape == (3, embedder.dim)
         assert_close(embedder.embed(wave)[:1], embedder.embed(wave[:1]))
 
 
-def test_long_files_are_the_mean_of_their_crops(tmp_path):
+def test_vector_of_a_long_file_is_the_mean_over_its_crops(tmp_path):
     wave = 0.1 * torch.randn(40_000)
     soundfile.write(tmp_path / "long.wav", wave.numpy(), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "short.wav", wave[:9000].numpy(), 16_000, subtype="FLOAT")
@@ -76,20 +76,20 @@ def test_files_are_read_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("runs/nowhere", "there is no such folder or file"),
         ("speech", "--encoder speech:FOLDER"),
         ("clap:/", "give a local folder"),
     ],
 )
-def test_what_cannot_be_opened_is_told(name, complaint, monkeypatch):
+def test_encoders_that_cannot_be_opened_are_refused(name, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=message):
         open_embedder(name)
 
 
-def test_word_vectors_leave_out_what_all_captions_say(tmp_path):
+def test_word_vectors_ignore_words_common_to_all_captions(tmp_path):
     rng = torch.Generator().manual_seed(0)
     words = {word: torch.randn(5, generator=rng) for word in ("dog", "bark", "sound", "of", "a", "rain")}
     lines = [f"{word} {' '.join(f'{v:.5f}' for v in vector.tolist())}" for word, vector in words.items()]
@@ -107,7 +107,7 @@ def test_word_vectors_leave_out_what_all_captions_say(tmp_path):
 
 @pytest.fixture(scope="module")
 def clap_folder(tmp_path_factory):
-    """A CLAP of random weights, as transformers stores one."""
+    """Return a folder with a CLAP of random weights in transformers' layout."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     folder = tmp_path_factory.mktemp("clap")

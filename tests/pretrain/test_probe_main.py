@@ -1,11 +1,11 @@
-"""The probes' command: it names its tasks, and a mistake is one sentence."""
+"""The probes' command: its help, and mistakes reported in one sentence."""
 
 import pytest
 
 from pretrain.probe.__main__ import TASKS, listing, main
 
 
-def test_help_names_every_task(capsys):
+def test_help_lists_every_task(capsys):
     main(["--help"])
     printed = capsys.readouterr().out
     assert printed.strip() == listing().strip()
@@ -13,7 +13,7 @@ def test_help_names_every_task(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["clasification"], "did you mean classification?"),
         (["audio-retrieval", "--data", ".", "--encodr", "logmel"], "did you mean --encoder?"),
@@ -23,17 +23,17 @@ def test_help_names_every_task(capsys):
         (["real_sounds", "--data", ".", "--row", "captions"], "--towers"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(words, told, capsys):
+def test_mistakes_in_the_command_are_reported_in_one_sentence(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
-    complaint = capsys.readouterr().err.strip()
+    printed = capsys.readouterr().err.strip()
     assert end.value.code == 2
-    assert told in complaint
-    assert "\n" not in complaint
+    assert message in printed
+    assert "\n" not in printed
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_describes_itself_and_its_options(task, capsys):
+def test_help_of_every_task_describes_it_and_its_options(task, capsys):
     with pytest.raises(SystemExit) as end:
         main([task, "--help"])
     assert end.value.code == 0

@@ -1,4 +1,4 @@
-"""Scores against published implementations and closed forms."""
+"""Scores of the probes against published implementations and closed forms."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from pretrain.probe.results import (
 from pretrain.probe.retrieval import Scenes, cross_scores
 
 
-def test_macro_f1_is_scikit_learns():
+def test_macro_f1_equals_scikit_learns():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -29,7 +29,7 @@ def test_macro_f1_is_scikit_learns():
         assert macro_f1(predicted, truth, 5) == pytest.approx(theirs)
 
 
-def test_intervals_hold_the_value_and_widen_when_clips_hang_together():
+def test_intervals_contain_the_value_and_are_wider_for_dependent_clips():
     values = np.repeat(np.random.default_rng(0).integers(2, size=20), 5).astype(float)
     alone = mean_interval(values, [str(i) for i in range(100)])
     together = mean_interval(values, [str(i // 5) for i in range(100)])
@@ -38,25 +38,25 @@ def test_intervals_hold_the_value_and_widen_when_clips_hang_together():
     assert interval(lambda i: float(values[i].mean()), [str(i) for i in range(100)]) == alone
 
 
-def test_perfect_and_absent_classes():
+def test_perfect_predictions_score_one_despite_absent_classes():
     logits, groups = 9 * torch.eye(3), ["a", "b", "c"]
     scores = single_label_scores([logits, logits], torch.arange(3), groups)
     assert scores["accuracy"] == (1.0, 1.0, 1.0)
     assert scores["macro F1"][0] == 1.0
     pytest.importorskip("torchmetrics")
-    truth = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0]])  # nobody bears the third label
+    truth = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0]])  # the third label does not occur
     scores = multi_label_scores([truth * 8 - 4], truth, groups, n_resamples=5)
     assert scores["mAP"][0] == scores["macro AUC"][0] == 1.0
 
 
-def test_neighbours_are_ranked_as_torchmetrics_ranks_them():
+def test_neighbour_scores_equal_torchmetrics():
     functional = pytest.importorskip("torchmetrics.functional.retrieval")
     vectors, labels = torch.randn(12, 4), torch.randint(3, (12,))
     same, other = labels[:, None] == labels, ~torch.eye(12, dtype=torch.bool)
     ours = neighbour_scores(vectors, same, other)
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     for i in range(12):
-        # Plus 2: torchmetrics passes over answers whose score is negative.
+        # Plus 2: torchmetrics ignores answers with negative scores.
         nearness, right = 2 + (unit @ unit.T)[i][other[i]], same[i][other[i]]
         if right.any():
             assert_close(ours["mAP"][i], functional.retrieval_average_precision(nearness, right))
@@ -65,7 +65,7 @@ def test_neighbours_are_ranked_as_torchmetrics_ranks_them():
             assert ours["mAP"][i].isnan()
 
 
-def test_what_is_not_compared_changes_nothing():
+def test_neighbour_scores_ignore_pairs_that_are_not_compared():
     vectors, labels = torch.randn(8, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     same, other = labels[:, None] == labels, torch.ones(8, 8, dtype=torch.bool)
     full = neighbour_scores(vectors, same, other)
@@ -76,7 +76,7 @@ def test_what_is_not_compared_changes_nothing():
     assert_close(again["R@1"][:8], full["R@1"])
 
 
-def test_ranks_count_wrong_answers_that_are_as_near():
+def test_ranks_count_equally_near_wrong_answers():
     queries, answers = torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([[1.0, 0], [1.0, 0]])
     assert ranks(queries, answers).tolist() == [2, 2]
     scores = rank_scores(torch.tensor([1, 2, 20]))
@@ -85,7 +85,7 @@ def test_ranks_count_wrong_answers_that_are_as_near():
     assert scores["R@10"].tolist() == [1, 1, 0]
 
 
-def test_scenes_of_one_caption_are_all_right_for_it():
+def test_all_scenes_with_a_caption_are_correct_answers_for_it():
     sounds = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
     texts = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
     scores = cross_scores(Scenes(sounds, None, ["a dog", "a dog", "rain"]), texts)
@@ -95,7 +95,7 @@ def test_scenes_of_one_caption_are_all_right_for_it():
     assert len(scores) == 8
 
 
-def test_results_of_all_tasks_are_kept_in_one_table(tmp_path, capsys):
+def test_results_of_all_tasks_are_stored_in_one_file(tmp_path, capsys):
     known = {"task": "t", "data": "d", "n": 4}
     report(results_of({"accuracy": (0.5, 0.4, 0.6)}, **known, encoder="a", trained_on="x, y"), tmp_path)
     report(results_of({"accuracy": (0.1, 0.1, 0.1)}, **known | {"task": "u"}, encoder="a"), tmp_path)

@@ -1,4 +1,4 @@
-"""Probes of speech features: errors by shares of the labels, speakers, keywords."""
+"""Probes of speech features: error rates with fractions of the labels, speakers, and keywords."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def encoder(tmp_path) -> Path:
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
-    """Three speakers, of other pitches, who say other words in each split."""
+    """Return a manifest of three speakers of different pitch, with different words in each split."""
     said = {"train": ["sea", "mesa", "same", "ease"], "validation": ["seam"], "test": ["mass"]}
     rows = []
     for who, pitch in enumerate((0.7, 1.0, 1.4)):
@@ -53,7 +53,7 @@ def errors(encoder: Path, corpus: Path, out: Path, *more: str):
     return speech_error([*args, "--steps", "4", "--precision", "no", "--seeds", "1", *more])
 
 
-def test_every_arm_is_scored_and_stored_and_made_once(encoder, corpus, tmp_path):
+def test_every_recogniser_is_trained_once_scored_and_stored(encoder, corpus, tmp_path):
     results = errors(encoder, corpus, tmp_path, "--shares", "0.5", "1")
     assert {r.encoder for r in results} == set(ARMS)
     assert {r.data for r in results} == {"validation", "test"}
@@ -74,7 +74,7 @@ def test_every_arm_is_scored_and_stored_and_made_once(encoder, corpus, tmp_path)
         errors(encoder, corpus, tmp_path, "--shares", "1", "--arms", "tuned", "--precision", "bf16")
 
 
-def test_features_do_not_depend_on_files_beside_them(corpus):
+def test_speech_features_do_not_depend_on_other_files(corpus):
     embedder = speech_layers("tiny", SpeechEncoder(TINY))
     paths = sorted(corpus.parent.glob("*.wav"))
     together, alone = (Embeddings(embedder).of(some) for some in (paths, paths[2:3]))
@@ -82,7 +82,7 @@ def test_features_do_not_depend_on_files_beside_them(corpus):
     torch.testing.assert_close(together[2:3], alone)
 
 
-def test_a_linear_classifier_finds_a_linear_boundary():
+def test_linear_classifier_finds_a_linear_boundary():
     x = torch.randn(60, 8)
     labels = (x[:, 0] + x[:, 1] > 0).long()
     fitted = fit_linear(x[:40], labels[:40])(x[40:])
@@ -90,7 +90,7 @@ def test_a_linear_classifier_finds_a_linear_boundary():
     assert fit_linear(x[:40], labels[:40])(x[40:]).equal(fitted)
 
 
-def test_speakers_are_named_with_both_baselines(encoder, corpus, tmp_path):
+def test_speakers_are_classified_with_both_baselines(encoder, corpus, tmp_path):
     args = ["--encoder", str(encoder), "--data", str(corpus), "--out", str(tmp_path / "out")]
     results = speakers([*args, "--least", "2"])
     assert {r.encoder for r in results} == {"encoder", "random", "logmel"}
@@ -102,7 +102,7 @@ def test_speakers_are_named_with_both_baselines(encoder, corpus, tmp_path):
         speakers([*args, "--least", "9"])
 
 
-def test_a_bad_recording_is_left_out_of_a_probe_and_named(encoder, corpus, tmp_path, capsys):
+def test_unreadable_recordings_are_skipped_and_named(encoder, corpus, tmp_path, capsys):
     (corpus.parent / "0_sea.wav").write_bytes(b"no sound")
     args = ["--encoder", str(encoder), "--data", str(corpus), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as end:
@@ -116,7 +116,7 @@ def test_a_bad_recording_is_left_out_of_a_probe_and_named(encoder, corpus, tmp_p
 
 @pytest.fixture
 def spoken(tmp_path) -> Path:
-    """Two words as Speech Commands lays them out, and background noise."""
+    """Return a folder of two words and background noise in Speech Commands' layout."""
     place = tmp_path / "commands"
     names = []
     for word, text in (("yes", "es"), ("no", "am")):
@@ -131,7 +131,7 @@ def spoken(tmp_path) -> Path:
     return place
 
 
-def test_keywords_follow_the_official_lists(encoder, spoken, tmp_path):
+def test_keywords_use_the_official_lists(encoder, spoken, tmp_path):
     found = clips_from(spoken)
     assert {s: sum(one.split == s for one in found) for s in ("train", "validation", "test")} == {
         "train": 8, "validation": 4, "test": 4,
@@ -145,7 +145,7 @@ def test_keywords_follow_the_official_lists(encoder, spoken, tmp_path):
     assert sum(one.split == "train" for one in chosen_words(found, [], 3)) == 6
 
 
-def test_mistakes_are_named(encoder, corpus, spoken, tmp_path):
+def test_mistakes_in_speech_probes_are_refused(encoder, corpus, spoken, tmp_path):
     with pytest.raises(UserError, match="--encoder"):
         speech_error(["--data", str(corpus)])
     with pytest.raises(UserError, match="--steps once"):

@@ -1,4 +1,4 @@
-"""The probes' tasks end to end on a made corpus, and the small encoders that are trained on folds."""
+"""The probes' tasks on a synthetic corpus, and the small encoders that are trained on folds."""
 
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ TINY = SmallEncoderConfig(
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Short trainings and few resamples: what is tested is not how well."""
+    """Use short trainings and few resamples."""
     quick = PerceptronConfig(epochs=40, lr=1e-2, hidden=32)
     monkeypatch.setattr("pretrain.probe.fitting.PerceptronConfig", lambda: quick)
     few = partial(multi_label_scores, n_resamples=3)
@@ -39,7 +39,7 @@ def _quick(monkeypatch):
 
 
 def sound_of(label, rng):
-    """0.3 s of a label's sound, with some noise."""
+    """Return 0.3 s of a label's sound, with some noise."""
     time = torch.arange(4800)
     wave = {
         "tone": torch.sin(6.2832 * 1000 / 16_000 * time),
@@ -51,7 +51,7 @@ def sound_of(label, rng):
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    """Two clips of each of three sounds in each of three folds, which are splits too."""
+    """Return a folder with two clips of each of three sounds per fold; the three folds are also splits."""
     folder, rows = tmp_path_factory.mktemp("sounds"), []
     rng = torch.Generator().manual_seed(0)
     for fold, split in enumerate(("train", "validation", "test"), start=1):
@@ -68,7 +68,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture
 def vectors(tmp_path):
-    """Word vectors by which hiss lies between tone and clicks."""
+    """Return word vectors in which hiss lies between tone and clicks."""
     rows = {"tone": (1, 0, 0), "hiss": (0.7, 0.7, 0), "clicks": (0, 1, 0), "x": (-2, -2, -1)}
     text = "\n".join(f"{word} {' '.join(map(str, row))}" for word, row in rows.items())
     (tmp_path / "words.txt").write_text(text)
@@ -87,7 +87,7 @@ def test_sounds_are_classified_and_stored(sounds, tmp_path, capsys):
     assert (tmp_path / "results.csv").is_file()
 
 
-def test_several_labels_a_clip_are_scored_one_by_one(sounds, tmp_path):
+def test_clips_with_several_labels_are_scored_as_multi_label(sounds, tmp_path):
     pytest.importorskip("torchmetrics")
     args = ["--data", str(sounds), "--label", "several", "--seeds", "1", "--out", str(tmp_path)]
     found = values(classification(args))
@@ -95,7 +95,7 @@ def test_several_labels_a_clip_are_scored_one_by_one(sounds, tmp_path):
     assert found["logmel", "macro AUC"] > 0.95
 
 
-def test_the_same_seed_gives_the_same_probe():
+def test_perceptron_is_determined_by_its_seed():
     x, y = torch.randn(20, 4), F.one_hot(torch.arange(20) % 2, 2).float()
     config = PerceptronConfig(epochs=3)
     first, again, other = (
@@ -105,19 +105,19 @@ def test_the_same_seed_gives_the_same_probe():
     assert not torch.equal(first, other)
 
 
-def test_sounds_find_their_like(sounds, tmp_path):
+def test_clips_retrieve_clips_with_the_same_label(sounds, tmp_path):
     found = values(audio_retrieval(["--data", str(sounds), "--centre", "--out", str(tmp_path)]))
     assert found["logmel", "R@1"] == 1.0
     assert found["logmel", "mAP"] > 0.95
 
 
-def test_zero_shot_needs_the_space_of_its_towers(sounds, vectors, tmp_path):
+def test_zero_shot_refuses_towers_of_another_dimension(sounds, vectors, tmp_path):
     args = ["--data", str(sounds), "--encoder", "logmel", "--towers", vectors, "--out", str(tmp_path)]
     with pytest.raises(UserError, match="has 128 dimensions and the text tower 3"):
         zero_shot(args)
 
 
-def test_templates_are_averaged_into_one_vector_a_label():
+def test_templates_are_averaged_into_one_vector_per_label():
     def texts(captions):
         return torch.stack([torch.tensor([float(len(c)), 1.0]) for c in captions])
 
@@ -130,7 +130,7 @@ def test_templates_are_averaged_into_one_vector_a_label():
         label_vectors(["rain"], texts, ("nothing",))
 
 
-def test_curves_are_drawn(sounds, tmp_path):
+def test_low_data_scores_each_share_and_plots_curves(sounds, tmp_path):
     shares = ["--share", "50", "--share", "100"]
     args = ["--data", str(sounds), "--seeds", "2", "--out", str(tmp_path), *shares]
     found = values(low_data(args))
@@ -140,7 +140,7 @@ def test_curves_are_drawn(sounds, tmp_path):
         low_data([*args, "--share", "0"])
 
 
-def test_real_sounds_compares_methods_on_folds(sounds, vectors, tmp_path, monkeypatch):
+def test_real_sounds_scores_all_methods_on_folds(sounds, vectors, tmp_path, monkeypatch):
     monkeypatch.setattr("pretrain.probe.fitting.SmallEncoderConfig", lambda: replace(TINY, least_steps=2))
     args = ["--data", str(sounds), "--seeds", "1", "--towers", vectors, "--out", str(tmp_path)]
     args += ["--encoder", "logmel"]
@@ -149,12 +149,12 @@ def test_real_sounds_compares_methods_on_folds(sounds, vectors, tmp_path, monkey
     found = values(results)
     assert found["logmel + perceptron", "3 folds accuracy"] > 0.8
     assert {"supervised", f"captions ({vectors})"} < {r.encoder for r in results}
-    assert ("supervised", "3 folds accuracy") not in found  # of one fold alone there is no more to say
+    assert ("supervised", "3 folds accuracy") not in found  # it was run on one fold
     assert found["logmel + perceptron, unseen", "unseen of 2"] >= 0.0
     assert all(r.trained_on for r in results)
 
 
-def test_a_small_encoder_learns_sounds_by_labels_and_by_captions_repeatably(sounds):
+def test_small_encoder_learns_from_labels_and_captions_deterministically(sounds):
     clips = clips_from(sounds)
     paths, targets = [c.path for c in clips], targets_of(clips, list(NAMES))
     slow = replace(TINY, optim=replace(TINY.optim, lr=1e-2))
@@ -173,10 +173,10 @@ def test_a_small_encoder_learns_sounds_by_labels_and_by_captions_repeatably(soun
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
 
 
-def test_unseen_classes_are_told_apart_where_captions_say_how(sounds):
+def test_unseen_classes_are_scored_by_pairs_and_among_all(sounds, monkeypatch):
+    monkeypatch.setattr("pretrain.probe.zero_shot.UNSEEN", PerceptronConfig(epochs=5))
     captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]), dim=-1)
-    embeddings, config = Embeddings(log_mel_statistics()), PerceptronConfig(epochs=5)
-    names = ["clicks", "hiss", "tone"]
-    scores = unseen_scores(embeddings, clips_from(sounds), names, captions, [0], config=config)
+    embeddings, names = Embeddings(log_mel_statistics()), ["clicks", "hiss", "tone"]
+    scores = unseen_scores(embeddings, clips_from(sounds), names, captions, [0])
     assert set(scores) == {"unseen of 2", "unseen of 3"}
     assert all(0 <= low <= value <= high <= 1 for value, low, high in scores.values())

@@ -1,4 +1,4 @@
-"""The frozen towers: what open_clip computes, never moved; refusals in one sentence."""
+"""CLIP's frozen towers: equality with open_clip, no training, and error messages."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def stripes(height, width):
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(48, 64), (100, 301), (32, 32), (301, 100), (20, 20)])
-def test_pictures_are_prepared_as_open_clip_prepares_them(towers, resize_mode, interpolation, size):
+def test_images_are_prepared_as_by_open_clip(towers, resize_mode, interpolation, size):
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
@@ -39,7 +39,7 @@ def test_pictures_are_prepared_as_open_clip_prepares_them(towers, resize_mode, i
     assert (prepared[0] - expected).abs().max() * 0.25 * 255 < 2.5  # grey levels
 
 
-def test_embeddings_are_open_clips_at_unit_length(towers):
+def test_embeddings_equal_open_clips_at_unit_length(towers):
     pictures = stripes(32, 32)
     pixels = (pictures.float() / 255 - 0.5) / 0.25
     assert_close(towers.images(pictures), towers.clip.encode_image(pixels, normalize=True).detach())
@@ -48,7 +48,7 @@ def test_embeddings_are_open_clips_at_unit_length(towers):
     assert towers.images(pictures[:0]).shape == towers.texts([]).shape == (0, towers.dim)
 
 
-def test_towers_never_move_but_let_gradients_through_to_pixels(towers):
+def test_towers_are_not_trained_but_pass_gradients_to_pixels(towers):
     pixels = torch.rand(1, 3, 32, 32, requires_grad=True)
     towers.embed(pixels).sum().backward()
     assert pixels.grad is not None
@@ -58,12 +58,12 @@ def test_towers_never_move_but_let_gradients_through_to_pixels(towers):
     assert not towers.training
 
 
-def test_an_embedding_does_not_depend_on_its_neighbours(towers):
+def test_image_embedding_does_not_depend_on_the_rest_of_the_batch(towers):
     pictures = torch.randint(0, 256, (5, 3, 40, 50), dtype=torch.uint8)
     assert_close(towers.images(pictures)[2:3], towers.images(pictures[2:3]), rtol=1e-5, atol=1e-6)
 
 
-def test_keys_tell_weights_apart_and_survive_a_move(tmp_path, towers):
+def test_keys_depend_on_weights_but_not_on_the_folder(tmp_path, towers):
     assert open_towers(TowersConfig(name=str(write_towers(tmp_path / "moved")))).key == towers.key
     assert open_towers(TowersConfig(name=str(write_towers(tmp_path / "other", seed=1)))).key != towers.key
 
@@ -76,7 +76,7 @@ def refusal(**config):
     return sentence
 
 
-def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, towers_folder):
+def test_unknown_names_and_files_are_refused_in_one_sentence(tmp_path, towers_folder):
     assert "did you mean ViT-B-32?" in refusal(name="ViT-B32")
     assert "it has openai" in refusal(pretrained="openal")
     (tmp_path / "open_clip_config.json").write_text((towers_folder / "open_clip_config.json").read_text())
@@ -90,7 +90,7 @@ def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, towers_folde
     assert "has no open_clip_config.json" in refusal(name=str(tmp_path / "bare"))
 
 
-def test_without_a_network_the_hub_is_asked_once(monkeypatch, tmp_path):
+def test_hub_is_asked_once_without_a_network(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("pretrain.clip.towers.hub_answers", lambda: asked.append(1))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -99,7 +99,7 @@ def test_without_a_network_the_hub_is_asked_once(monkeypatch, tmp_path):
     assert len(asked) == 1
 
 
-def test_a_hub_out_of_reach_is_noticed(monkeypatch):
+def test_unreachable_hub_is_recognised(monkeypatch):
     class Unreachable:
         def model_info(self, name, timeout):
             assert timeout <= HUB_SECONDS

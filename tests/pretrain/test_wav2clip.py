@@ -1,4 +1,4 @@
-"""Distillation and three heads: who learns and who never moves, exact continuation, commands, mistakes."""
+"""Wav2CLIP's distillation and AudioCLIP's three heads: gradients, exact resumption, commands, and errors."""
 
 import csv
 import sys
@@ -21,9 +21,10 @@ from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageBatch, AudioImageConfig, in_epochs, split_scenes
 from pretrain.clip.audioclip import AudioCLIPConfig, ThreeHeads, ThreeHeadsConfig, train_three_heads
 from pretrain.clip.distillation import Distillation, DistillationConfig, PlateauConfig
-from pretrain.clip.losses import LogitScale
+from pretrain.clip.losses import clip_loss
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import TowersConfig, open_towers
+from pretrain.clip.triples import Triple
 from pretrain.wav2clip import PRESETS, Wav2CLIPConfig, main, train
 
 ENCODER = AudioEncoderConfig(width=4, blocks=(1, 1), dim=12, hidden=32, dropout=0.0)
@@ -34,7 +35,7 @@ WORDS = [f"a tone of {100 * n} hertz" for n in range(1, 13)]
 
 
 def tones(n: int = 6, dim: int = 12) -> AudioImageBatch:
-    """Tones of different heights, with embeddings that tell them apart."""
+    """Return tones of different pitches, with different embeddings."""
     time = torch.arange(2_000) / 16_000
     waves = torch.stack([torch.sin(2 * torch.pi * 400 * (i + 1) * time) for i in range(n)])[:, None]
     return AudioImageBatch(waves + 0.01 * torch.randn(waves.shape), torch.randn(n, dim), torch.arange(n))
@@ -46,7 +47,7 @@ def distillation(loss="cx", **options) -> Distillation:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A small CLIP with random weights, and twelve pictures with tones, four of them for validation."""
+    """Return a folder with a random small CLIP and twelve images with tones, four of them for validation."""
     folder = tmp_path_factory.mktemp("wav2clip")
     torch.manual_seed(0)
     save_small_clip(SmallCLIP(CLIP, train_tokeniser(WORDS, CLIP)), folder / "clip")
@@ -88,7 +89,7 @@ def three_heads_of(place: Path, out: Path, steps: int = 4, towers=None) -> Audio
 
 
 @pytest.mark.parametrize("loss", ["clip", "cx"])
-def test_gradients_reach_all_that_learns_and_stop_at_the_teacher(loss):
+def test_gradients_reach_all_trained_parameters_and_stop_at_the_image_embeddings(loss):
     task, batch = distillation(loss), tones()
     batch.image.requires_grad_(True)
     total = task.loss(batch)
@@ -97,8 +98,17 @@ def test_gradients_reach_all_that_learns_and_stop_at_the_teacher(loss):
     assert all(g.any() for g, p in zip(gradients, task.player.parameters) if p.ndim > 1)
     with pytest.raises(RuntimeError, match="not have been used"):
         torch.autograd.grad(total, batch.image)
-    learns = sum(p.numel() for module in task.modules.values() for p in module.parameters())
-    assert learns == sum(p.numel() for p in task.player.parameters)
+    n_stored = sum(p.numel() for module in task.modules.values() for p in module.parameters())
+    assert n_stored == sum(p.numel() for p in task.player.parameters)
+
+
+def test_cx_is_the_mean_of_the_losses_in_both_spaces():
+    task, batch = distillation("cx"), tones()
+    audio, modules = task.encoder.pooled(batch.wave), task.modules
+    torch.nn.init.constant_(modules["scale_audio"].log_scale, 1.0)
+    in_audio = clip_loss(audio, modules["image_transform"](batch.image), modules["scale_audio"]())
+    in_image = clip_loss(task.encoder.transform(audio), batch.image, modules["scale_image"]())
+    assert_close(task.loss(batch), (in_audio + in_image) / 2)
 
 
 @pytest.mark.parametrize("loss", ["clip", "cx"])
@@ -113,19 +123,17 @@ def test_one_batch_can_be_learned(loss):
     assert scores["audio_to_image/R@1"] == scores["image_to_audio/R@1"] == 100
     assert scores["audio_to_image/MRR"] == 1
     assert torch.equal(batch.image, before)
-    shown = task.samples(60)
-    assert shown.mels["audio by picture"].shape == (6, 6)
+    assert task.samples(60).mels["audio by picture"].shape == (6, 6)
 
 
-def test_temperatures_stay_in_range_while_they_learn():
+def test_temperatures_stay_in_range_during_training():
     task, batch = distillation(optim=OptimConfig(lr=5.0)), tones()
     for step in range(4):
         task.update(batch, step)
-        scales = [m for m in task.modules.values() if isinstance(m, LogitScale)]
-        assert all(1 <= float(scale().detach()) <= 100.001 for scale in scales)
+        assert all(1 <= float(scale().detach()) <= 100.001 for scale in task.scales.values())
 
 
-def test_evaluation_leaves_the_weights_and_clips_do_not_change_each_other():
+def test_evaluation_keeps_the_weights_and_embeds_clips_independently():
     batch = tones()
     task = distillation(validation=[batch, tones()])
     before = {n: t.clone() for n, t in task.encoder.state_dict().items()}
@@ -136,7 +144,7 @@ def test_evaluation_leaves_the_weights_and_clips_do_not_change_each_other():
     assert distillation().evaluate(0) == {}
 
 
-def test_only_timely_evaluations_move_the_learning_rate():
+def test_only_regular_evaluations_affect_the_learning_rate():
     task = distillation(validation=[tones()], evaluated_every=10)
     for step in (3, 7, 9):
         task.evaluate(step)
@@ -145,14 +153,14 @@ def test_only_timely_evaluations_move_the_learning_rate():
     assert task.player.best < float("inf")
 
 
-def test_sizes_that_do_not_meet_are_refused():
+def test_incompatible_sizes_are_refused():
     with pytest.raises(UserError, match=r"--encoder\.dim 99"):
         Distillation(DistillationConfig(), ENCODER, 99)
     with pytest.raises(UserError, match="cx needs the encoder's transform"):
         Distillation(DistillationConfig(), replace(ENCODER, transform=False, dim=8), 8)
 
 
-def test_a_run_leaves_an_encoder_and_its_teacher_as_it_was(place, tmp_path, monkeypatch):
+def test_run_exports_an_encoder_and_keeps_the_teacher_unchanged(place, tmp_path, monkeypatch):
     opened = []
 
     def opening(config):
@@ -176,11 +184,11 @@ def test_a_run_leaves_an_encoder_and_its_teacher_as_it_was(place, tmp_path, monk
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_continuing_is_exact(place, tmp_path, heads):
-    made, go = (three_heads_of, train_three_heads) if heads else (run_of, train)
-    go(made(place, tmp_path / "whole", steps=6))
-    go(made(place, tmp_path / "parts", steps=3))
-    go(made(place, tmp_path / "parts", steps=6))
+def test_resuming_is_exact(place, tmp_path, heads):
+    config_of, run = (three_heads_of, train_three_heads) if heads else (run_of, train)
+    run(config_of(place, tmp_path / "whole", steps=6))
+    run(config_of(place, tmp_path / "parts", steps=3))
+    run(config_of(place, tmp_path / "parts", steps=6))
     whole, parts = (newest_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert whole
     assert parts
@@ -191,11 +199,11 @@ def test_continuing_is_exact(place, tmp_path, heads):
     players = [torch.load(folder / "optimizers.pt", weights_only=True) for folder in (whole, parts)]
     for player in players[0]:
         assert players[0][player]["plateau"] == players[1][player]["plateau"]
-        assert players[0][player]["plateau"]["share"] < 1  # a threshold of a half is never passed
+        assert players[0][player]["plateau"]["share"] < 1  # the loss never decreases by the threshold, a half
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_three_heads_learn_together_and_are_left_for_use(place, tmp_path, fresh):
+def test_three_heads_are_all_trained_and_exported(place, tmp_path, fresh):
     towers = CLIP if fresh else TowersConfig(name=str(place / "clip"))
     task = train_three_heads(three_heads_of(place, tmp_path / "run", towers=towers))
     first = open_towers(TowersConfig(name=str(tmp_path / "run/start" if fresh else place / "clip")))
@@ -203,21 +211,19 @@ def test_three_heads_learn_together_and_are_left_for_use(place, tmp_path, fresh)
         before = {n: p for n, p in first.clip.named_parameters() if part in n}
         after = dict(task.towers.clip.named_parameters())
         assert any(not torch.equal(after[n], p) for n, p in before.items()), part
-    left = open_towers(TowersConfig(name=str(tmp_path / "run/clip")))
+    exported = open_towers(TowersConfig(name=str(tmp_path / "run/clip")))
     pictures = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
     task.towers.clip.eval()
-    assert_close(left.images(pictures), task.towers.images(pictures))
-    assert_close(left.texts(WORDS[:2]), task.towers.texts(WORDS[:2]))
-    assert load_audio_encoder("wav2clip", tmp_path / "run").config.teacher == left.key
+    assert_close(exported.images(pictures), task.towers.images(pictures))
+    assert_close(exported.texts(WORDS[:2]), task.towers.texts(WORDS[:2]))
+    assert load_audio_encoder("wav2clip", tmp_path / "run").config.teacher == exported.key
     assert set(task.evaluate(0)) >= {"audio_to_text/R@1", "image_to_audio/MRR", "text_to_image/R@5", "loss"}
 
 
-def test_pairs_without_weight_move_nothing(place):
+def test_pairs_of_weight_zero_do_not_train_the_encoder(place):
     towers = open_towers(TowersConfig(name=str(place / "clip")))
     off = ThreeHeadsConfig(audio_image=0.0, audio_text=0.0, towers=OptimConfig(lr=1e-3))
     task = ThreeHeads(off, ENCODER, towers, OptimConfig(lr=1e-3))
-    from pretrain.clip.triples import Triple
-
     tokens = towers.tokenizer(WORDS[:4])
     pictures = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     before = [p.clone() for p in task.encoder.parameters()]
@@ -226,14 +232,14 @@ def test_pairs_without_weight_move_nothing(place):
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_build_and_survive_json(name):
+def test_presets_build_and_are_restored_from_json(name):
     preset = PRESETS[name]
     assert from_json(type(preset), to_json(preset), name) == preset
     if isinstance(preset, Wav2CLIPConfig):
         Distillation(preset.distillation, preset.encoder, preset.encoder.dim, preset.optim)
 
 
-def test_clips_are_kept_apart_where_no_split_is_for_validation(place):
+def test_training_clips_are_held_out_if_there_is_no_validation_split(place):
     data = AudioImageConfig(path=str(place), validation_split="dawn", validation_share=0.4)
     train, held_out = split_scenes(data)
     assert len(held_out) > 1
@@ -244,7 +250,7 @@ def test_clips_are_kept_apart_where_no_split_is_for_validation(place):
     assert (len(train), held_out) == (8, [])
 
 
-def test_runs_in_epochs_end_with_the_last_and_are_evaluated_in_each():
+def test_max_epochs_limits_the_steps_and_adds_evaluations():
     loop = LoopConfig(steps=1000, sample_every=50)
     assert in_epochs(loop, 0, 7) == loop
     assert in_epochs(loop, 3, 7) == replace(loop, steps=21, sample_every=7)
@@ -257,7 +263,7 @@ def command(monkeypatch, *words) -> None:
     main()
 
 
-def test_the_command_trains_and_a_stored_config_continues(place, tmp_path, monkeypatch):
+def test_command_trains_and_resumes_from_a_stored_config(place, tmp_path, monkeypatch):
     here = ["--loop.cpu", "--cache", tmp_path / "cache", "--data.path", place]
     towers = ["--towers.name", place / "clip", "--data.crop-seconds", "0.1"]
     command(monkeypatch, "--preset", "tiny", *here, *towers, "--loop.out", tmp_path / "run")
@@ -268,7 +274,7 @@ def test_the_command_trains_and_a_stored_config_continues(place, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         ([], "no data given; set --data.path"),
         (["--data.path", "nowhere.csv"], "nowhere.csv"),
@@ -281,12 +287,12 @@ def test_the_command_trains_and_a_stored_config_continues(place, tmp_path, monke
         ),
     ],
 )
-def test_mistakes_are_one_sentence(place, tmp_path, monkeypatch, capsys, words, complaint):
+def test_mistakes_are_reported_in_one_sentence(place, tmp_path, monkeypatch, capsys, words, message):
     words = [word.format(place=place) for word in words]
     here = ["--loop.cpu", "--cache", tmp_path / "cache", "--loop.out", tmp_path / "run"]
     with pytest.raises(SystemExit) as end:
         command(monkeypatch, "--preset", "tiny", *here, *words)
     assert end.value.code == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert complaint in told
-    assert told.startswith("error: ")
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in printed
+    assert printed.startswith("error: ")

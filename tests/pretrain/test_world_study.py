@@ -1,4 +1,4 @@
-"""The embedded world's study: nothing held out is trained on, and one command makes all that it reports."""
+"""The study of the synthetic world: held-out combinations, the control, resumption, and the report."""
 
 import json
 from dataclasses import replace
@@ -43,7 +43,7 @@ def studied(tmp_path_factory) -> tuple[WorldConfig, dict]:
     return config, run(config)
 
 
-def test_no_sound_or_picture_of_a_held_out_combination_is_trained_on():
+def test_held_out_combinations_are_not_trained_on():
     world = World(0, "train", draws=2)
     images = torch.arange(len(world)).float()[:, None]
     pairs, held_out = WorldPairs(world, images, batch=64), set(World(0, "held_out").combinations.tolist())
@@ -54,7 +54,7 @@ def test_no_sound_or_picture_of_a_held_out_combination_is_trained_on():
         assert torch.equal(batch.image[:, 0].long() % world.n_combinations, batch.index)
 
 
-def test_batches_are_a_function_of_their_address():
+def test_batches_of_the_world_are_a_function_of_their_address():
     world = World(0, "train")
     pairs = WorldPairs(world, torch.randn(len(world), 4), batch=4)
     for one, other in zip(pairs[Address(0, 3)], pairs[Address(0, 3)]):
@@ -62,13 +62,13 @@ def test_batches_are_a_function_of_their_address():
     assert not torch.equal(pairs[Address(0, 3)].wave, pairs[Address(0, 4)].wave)
 
 
-def test_the_control_gives_every_sound_the_pictures_of_another_combination():
+def test_control_pairs_every_sound_with_images_of_another_combination():
     partner = derangement(50)
     assert sorted(partner) == list(range(50))
     assert (partner != np.arange(50)).all()
 
 
-def test_one_command_makes_everything(studied):
+def test_study_writes_clip_encoder_report_and_figure(studied):
     config, report = studied
     out = config.loop.out
     assert json.loads((out / "report.json").read_text()) == report
@@ -81,7 +81,7 @@ def test_one_command_makes_everything(studied):
     assert "audio→image" in table(report)
 
 
-def test_a_second_run_repeats_nothing_and_finds_the_same(studied):
+def test_second_run_trains_nothing_and_gives_the_same_scores(studied):
     config, report = studied
     before = {p: p.stat().st_mtime_ns for p in config.loop.out.rglob("step_*/*")}
     again = run(config)
@@ -90,7 +90,7 @@ def test_a_second_run_repeats_nothing_and_finds_the_same(studied):
     assert again["clip"] == report["clip"]
 
 
-def test_more_steps_go_on_with_the_encoder_and_leave_the_teacher_alone(studied):
+def test_more_steps_continue_the_encoder_and_keep_the_teacher(studied):
     config, report = studied
     teacher = (config.loop.out / "clip" / "open_clip_model.safetensors").read_bytes()
     longer = run(replace(config, control="none", loop=replace(config.loop, steps=3)))
@@ -100,7 +100,7 @@ def test_more_steps_go_on_with_the_encoder_and_leave_the_teacher_alone(studied):
     assert "shuffled" not in longer["encoders"]
 
 
-def test_attributes_count_where_the_first_answer_agrees():
+def test_attribute_scores_count_agreement_of_the_first_answer():
     values = np.array([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
     right = attributes(torch.eye(2), torch.eye(2), values)
     wrong = attributes(torch.eye(2), torch.eye(2).flip(0), values)

@@ -12,7 +12,7 @@ from pretrain.probe.yamnet import DIM, N_CLASSES, YAMNet, mel_bands
 
 
 def random_weights(network):
-    """Weights under which no layer dies and BatchNorm matters."""
+    """Set weights with which no layer is constant and BatchNorm has an effect."""
     torch.manual_seed(0)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
@@ -20,7 +20,7 @@ def random_weights(network):
     return network.eval()
 
 
-def test_the_published_layouts_keys_and_shapes():
+def test_parameters_have_the_published_names_and_shapes():
     state = YAMNet().state_dict()
     assert len(state) == 27 * 6 + 2
     assert state["layer1.fused.conv.weight"].shape == (32, 1, 3, 3)
@@ -31,7 +31,7 @@ def test_the_published_layouts_keys_and_shapes():
 
 
 @pytest.mark.reference
-def test_equals_the_published_port_on_random_weights():
+def test_network_equals_the_published_port_on_random_weights():
     theirs = pytest.importorskip("torch_vggish_yamnet.yamnet.model").YAMNet()
     random_weights(theirs)
     ours = YAMNet().eval()
@@ -43,7 +43,7 @@ def test_equals_the_published_port_on_random_weights():
         assert_close(ours.classifier(ours(patches)), logits, rtol=1e-4, atol=1e-4)
 
 
-def test_bands_are_triangles_over_mels_without_dc():
+def test_bands_are_triangles_in_mels_without_dc():
     bands = mel_bands()
     assert bands.shape == (257, 64)
     assert not bands[0].any()
@@ -55,18 +55,18 @@ def test_bands_are_triangles_over_mels_without_dc():
     assert_close(bands[32].sum().item(), 1.0, rtol=1e-4, atol=1e-5)
 
 
-def test_patches_are_of_a_second_every_half_and_short_sounds_are_filled_up():
-    network, heard = random_weights(YAMNet()), []
-    network.layer1.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
+def test_patches_last_a_second_every_half_second_and_short_sounds_are_padded():
+    network, inputs = random_weights(YAMNet()), []
+    network.layer1.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     for samples, count in ((100, 1), (15_600, 1), (15_601, 2), (16_000 * 2, 4)):
         assert network.embed(torch.randn(2, 1, samples)).shape == (2, DIM)
-        assert heard[-1].shape == (2 * count, 1, 96, 64)
+        assert inputs[-1].shape == (2 * count, 1, 96, 64)
     silence = network.embed(torch.zeros(1, 1, 100))
-    assert_close(heard[-1], torch.full((1, 1, 96, 64), math.log(1e-3)))
+    assert_close(inputs[-1], torch.full((1, 1, 96, 64), math.log(1e-3)))
     assert silence.isfinite().all()
 
 
-def test_the_probes_open_it_by_its_file(tmp_path):
+def test_probes_open_yamnet_by_its_file(tmp_path):
     network = random_weights(YAMNet())
     torch.save(network.state_dict(), tmp_path / "yamnet.pth")
     embedder = open_embedder(f"yamnet:{tmp_path / 'yamnet.pth'}")

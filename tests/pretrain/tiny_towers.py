@@ -1,4 +1,4 @@
-"""A CLIP of a few thousand weights in a folder, as open_clip keeps its own."""
+"""A CLIP of a few thousand weights in a folder in open_clip's format."""
 
 import json
 from pathlib import Path
