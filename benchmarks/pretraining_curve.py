@@ -154,7 +154,7 @@ def compare_curves(argv: Sequence[str]) -> None:
         Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), args.lr),
         Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), args.lr),
     ]
-    held_out = UnlabelledSpeech(whole, split="validation", progress=False)
+    held_out = UnlabelledSpeech(replace(whole, split="validation"), progress=False)
     validation = list(held_out.in_order(30.0))
     for learner in learners:
         learner.build(model)

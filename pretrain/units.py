@@ -46,19 +46,6 @@ def fold(ipa: str) -> list[str]:
     return phones
 
 
-def phones_of(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the phones of each row: from the column ``phonemes``, or else by espeak from the text."""
-    ipa = [row.extra.get("phonemes", "") for row in rows]
-    missing = [i for i, phonemes in enumerate(ipa) if not phonemes]
-    if missing:
-        from data.synthetic.espeak import phonemize
-
-        # Lower case, since espeak spells out upper-case words that look like abbreviations.
-        for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
-            ipa[i] = phonemes
-    return [fold(phonemes) for phonemes in ipa]
-
-
 BLANK = 0
 """CTC's blank token; unit ``i`` is token ``i + 1``."""
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
@@ -131,12 +118,16 @@ class Units:
         return [self._letters(row) for row in rows]
 
     def _phones(self, rows: Sequence[Row]) -> list[list[int] | None]:
-        known = [bool(row.extra.get("phonemes") or re.search("[A-Za-z]", row.text or "")) for row in rows]
-        phones = iter(phones_of([row for row, has_label in zip(rows, known) if has_label]))
-        return [
-            [self._number[p] for p in next(phones) if p in self._number] if has_label else None
-            for has_label in known
-        ]
+        """Return the phones of each row: from the column ``phonemes``, or else by espeak from the text."""
+        ipa = [row.extra.get("phonemes") for row in rows]
+        missing = [i for i, row in enumerate(rows) if not ipa[i] and re.search("[A-Za-z]", row.text or "")]
+        if missing:
+            from data.synthetic.espeak import phonemize
+
+            # Lower case, since espeak spells out upper-case words that look like abbreviations.
+            for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
+                ipa[i] = phonemes
+        return [[self._number[p] for p in fold(one) if p in self._number] if one else None for one in ipa]
 
     def _letters(self, row: Row) -> list[int] | None:
         text = plain(row.text or "", self.symbols)

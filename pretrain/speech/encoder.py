@@ -16,6 +16,7 @@ from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioCo
 from data.frontends import hz_to_mel, mel_to_hz
 from engine.user_error import UserError
 from pretrain.speech.layers import strided_convolution, transformer_layer
+from pretrain.teacher import framing_of
 
 PHASES = 4
 """Filters per band, a quarter of a period apart, so that the sum of their rectified outputs is the level."""
@@ -87,10 +88,7 @@ class SpeechEncoderConfig:
     @property
     def receptive_field(self) -> int:
         """Receptive field of the convolutions, in samples."""
-        samples, hop = 1, 1
-        for kernel, stride in zip(self.conv_kernels, self.conv_strides):
-            samples, hop = samples + (kernel - 1) * hop, hop * stride
-        return samples
+        return framing_of(self.conv_kernels, self.conv_strides).shortest
 
     def frames(self, samples: int) -> int:
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
