@@ -59,11 +59,8 @@ def toplines_and_baselines(
     for number, pair in tqdm(order, desc="baselines", unit="pair"):
         source, target, name = pair.source, pair.target, f"{number:03d}.wav"
         f0, target_f0 = (features[path][pitch.Pitch().kind]["f0"] for path in (source, target))
-        ratio = (
-            float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0)))
-            if f0.any() and target_f0.any()
-            else 1
-        )
+        voiced = f0.any() and target_f0.any()
+        ratio = float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0))) if voiced else 1.0
         warp = best_warp(_envelope(source, f0, cache), _envelope(target, target_f0, cache))
         if source not in resynthesised:
             resynthesised[source] = out / "resynthesis" / name
@@ -83,11 +80,11 @@ def toplines_and_baselines(
             "world_f0": world_f0,
             "world_warp": world_warp,
         }
-    systems = [(system, i) for system in (*TOPLINES, *BASELINES) for i in range(len(distinct))]
     return [
-        replace(distinct[i], system=system, output=outputs[i][system])
-        for system, i in systems
-        if outputs[i][system]
+        replace(pair, system=system, output=output)
+        for system in (*TOPLINES, *BASELINES)
+        for number, pair in enumerate(distinct)
+        if (output := outputs[number][system])
     ]
 
 

@@ -9,6 +9,7 @@ Writes table.txt, rows.csv, summary.json and the audio to the folder ``out``.
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,15 @@ def pairs_under(condition: str, pairs: Sequence[Pair], data: Path, out: Path) ->
     """Apply a condition to pairs, with new files in ``out``; pairs the corpus cannot provide are omitted."""
     match condition:
         case "as-recorded":
-            changed = list(pairs)
+            changed = pairs
         case "mandarin":
-            changed = list(_with_mandarin_sources(pairs, data))
+            changed = _with_mandarin_sources(pairs, data)
         case "espeak":
-            changed = list(_spoken_by_espeak(pairs, out))
+            changed = _spoken_by_espeak(pairs, out)
         case _ if condition in REFERENCE_SECONDS:
-            changed = list(_with_short_references(pairs, REFERENCE_SECONDS[condition], out))
+            changed = _with_short_references(pairs, REFERENCE_SECONDS[condition], out)
         case _:
-            changed = list(_with_changed_sources(pairs, CHANGES[condition], out))
+            changed = _with_changed_sources(pairs, CHANGES[condition], out)
     return [replace(pair, system=condition, target_other=None) for pair in changed]
 
 
@@ -106,17 +107,15 @@ def _spoken_by_espeak(pairs: Sequence[Pair], out: Path) -> Iterator[Pair]:
 def _with_mandarin_sources(pairs: Sequence[Pair], data: Path) -> Iterator[Pair]:
     """Use recordings with texts only in Chinese characters as sources, from any split except train."""
     rows = [row for row in rows_from(data) if row.split != "train" and in_chinese(row.text or "")]
-    rows.sort(key=lambda row: row.path)
-    for number, pair in enumerate(pairs if rows else ()):
-        row = rows[number % len(rows)]
+    for pair, row in zip(pairs, cycle(sorted(rows, key=lambda row: row.path))):
         yield replace(pair, source=row.path, text=row.text or "")
 
 
 def _with_short_references(pairs: Sequence[Pair], seconds: float, out: Path) -> Iterator[Pair]:
     """Concatenate references and crop them to a length; omit pairs with shorter references."""
+    n_samples = round(seconds * SAMPLE_RATE)
     for number, pair in enumerate(pairs):
         wave = torch.cat([load(path, SAMPLE_RATE) for path in pair.voice_clips], dim=-1)
-        n_samples = round(seconds * SAMPLE_RATE)
         if wave.shape[-1] >= n_samples:
             yield replace(pair, references=(_save_numbered(out, number, wave[..., :n_samples]),))
 

@@ -17,7 +17,7 @@ from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.features import Cache, compute_features
-from eval.outputs import Voices, load_converter, make_outputs
+from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, scorable, silent_outputs, write_pairs
 from eval.recognisers import recogniser
 from eval.report import table, with_groups, write_report, write_rows, write_summary
@@ -134,8 +134,6 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
 
 def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> tuple[list[Pair], list[str]]:
     """Return the outputs of every requested converter, and an error message per failed pair."""
-    from eval.two_stage import load_two_stage
-
     makers = {config.name: voices} if voices else {}
     taken = {config.name, *TOPLINES, *BASELINES}
     makers |= {name: Voices(converter) for name, converter in load_two_stage(config.two_stage, taken).items()}

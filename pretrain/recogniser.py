@@ -148,7 +148,7 @@ def load_recogniser(folder: str | Path = RELEASED) -> Any:
     """Load an exported ``Recogniser`` or ``SpeechRecogniser``, frozen, in evaluation mode."""
     folder = Path(folder)
     if stored_kind(folder) == "speech_recogniser":
-        from pretrain.speech.loading import load_speech_recogniser
+        from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
 
-        return load_speech_recogniser(folder)
+        return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
     return load_network(folder, RecogniserConfig, Recogniser).requires_grad_(False)

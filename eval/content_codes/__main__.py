@@ -92,14 +92,15 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
 def scores_of(code: Code, corpus: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
     bar = tqdm(corpus.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
     encoded = {path: encode(code, path) for path in bar}
-    train, test = ([encoded[path] for path in paths] for paths in (corpus.train, corpus.test))
     voices = ([encoded[row.path] for row in rows] for rows in (corpus.voices.train, corpus.voices.held_out))
     agreed = None
     if teacher is not None:
-        train_truth, test_truth = ([truth[path] for path in paths] for paths in (corpus.train, corpus.test))
-        agreed = agreement(code, train, test, teacher, train_truth, test_truth, corpus.speakers)
-    labels = [list(paths.values()) for paths in (corpus.train, corpus.test)]
-    phones = phone_error(train, labels[0], test, labels[1], corpus.speakers)
+        train, test = ([(encoded[p], truth[p]) for p in paths] for paths in (corpus.train, corpus.test))
+        agreed = agreement(code, teacher, train, test, corpus.speakers)
+    train, test = (
+        [(encoded[path], label) for path, label in part.items()] for part in (corpus.train, corpus.test)
+    )
+    phones = phone_error(train, test, corpus.speakers)
     return Scores(agreed, phones, speaker_leakage(corpus.voices, *voices))
 
 

@@ -79,7 +79,7 @@ def open_code(name: str) -> Code:
             student = load_student(place)
             return Code(
                 name=name,
-                encode=_on_device(student, lambda wave: student(wave)),
+                encode=_on_device(student, student),
                 hop=student.encoder.hop,
                 offset=-student.look_ahead,
                 sample_rate=student.config.sample_rate,

@@ -74,11 +74,6 @@ class SpeechRecogniser(nn.Module):
         return [self.units.text(tokens) for tokens in greedy(self(wave))]
 
 
-def load_speech_recogniser(folder: str | Path) -> SpeechRecogniser:
-    """Load an exported recogniser, frozen and in evaluation mode."""
-    return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
-
-
 PUBLISHED = "data2vec-audio"
 """``model_type`` of the architecture in transformers."""
 RELEASED = Path(__file__).parents[1] / "released" / "speech"
