@@ -1,4 +1,4 @@
-"""Hard conditions: each changes what it says and nothing else, the same every time."""
+"""Hard conditions: each changes only what it names, deterministically."""
 
 from pathlib import Path
 
@@ -33,53 +33,53 @@ def pair(tmp_path: Path) -> Pair:
 
 
 @pytest.mark.parametrize("peak", [-30.0, -50.0])
-def test_a_quiet_source_has_the_peak_it_says(peak: float) -> None:
+def test_quiet_source_has_the_given_peak(peak: float) -> None:
     assert 20 * np.log10(np.abs(quiet(peak)(voice(), 0)).max()) == pytest.approx(peak, abs=0.01)
 
 
-def test_noise_is_ten_decibels_below_the_speech_and_the_same_every_time() -> None:
+def test_noise_is_10_db_below_the_speech_and_deterministic() -> None:
     clean = voice()
-    heard = noisy(clean, 3)
+    changed = noisy(clean, 3)
     spoken = slice(RATE // 4, -RATE // 4)
-    snr = np.square(clean[spoken]).mean() / np.square(heard - clean).mean()
+    snr = np.square(clean[spoken]).mean() / np.square(changed - clean).mean()
     assert 10 * np.log10(snr) == pytest.approx(10, abs=1)
-    np.testing.assert_array_equal(heard, noisy(clean, 3))
-    assert not np.array_equal(heard, noisy(clean, 4))
+    np.testing.assert_array_equal(changed, noisy(clean, 3))
+    assert not np.array_equal(changed, noisy(clean, 4))
 
 
-def test_a_whisper_keeps_the_length_and_has_no_pitch() -> None:
+def test_whisper_keeps_the_length_and_has_no_pitch() -> None:
     clean = voice()
-    heard = whispered(clean, 0)
-    assert len(heard) == len(clean)
-    assert (harvest(heard) > 0).mean() < 0.5 * (harvest(clean) > 0).mean()
+    changed = whispered(clean, 0)
+    assert len(changed) == len(clean)
+    assert (harvest(changed) > 0).mean() < 0.5 * (harvest(clean) > 0).mean()
 
 
 @pytest.mark.parametrize("condition", CHANGES)
 def test_changed_sources_are_new_files_with_the_same_text(condition: str, pair: Pair, tmp_path: Path) -> None:
-    (changed,) = pairs_under(condition, [pair], tmp_path, tmp_path / "heard")
+    (changed,) = pairs_under(condition, [pair], tmp_path, tmp_path / "out")
     assert changed.source != pair.source
     assert load(changed.source, RATE).shape == load(pair.source, RATE).shape
     assert (changed.text, changed.target, changed.system) == (pair.text, pair.target, condition)
 
 
-def test_references_are_cut_and_too_short_ones_left_out(pair: Pair, tmp_path: Path) -> None:
-    (changed,) = pairs_under("reference-5s", [pair], tmp_path, tmp_path / "heard")
+def test_references_are_cropped_and_short_ones_omitted(pair: Pair, tmp_path: Path) -> None:
+    (changed,) = pairs_under("reference-5s", [pair], tmp_path, tmp_path / "out")
     (cut,) = changed.voice_clips
     assert load(cut, RATE).shape[-1] == 5 * RATE
-    assert pairs_under("reference-10s", [pair], tmp_path, tmp_path / "heard") == []
+    assert pairs_under("reference-10s", [pair], tmp_path, tmp_path / "out") == []
 
 
-def test_mandarin_sources_come_from_other_splits_than_train(pair: Pair, tmp_path: Path) -> None:
+def test_mandarin_sources_are_not_from_the_train_split(pair: Pair, tmp_path: Path) -> None:
     rows = [("train", "说话"), ("test", "那很不明智。"), ("test", "hello 说话"), ("test", "")]
     files = [Row(path=tmp_path / f"{i}.wav", speaker="s", split=s, text=t) for i, (s, t) in enumerate(rows)]
     write_manifest(tmp_path / "metadata.csv", files)
-    found = pairs_under("mandarin", [pair, pair], tmp_path, tmp_path / "heard")
+    found = pairs_under("mandarin", [pair, pair], tmp_path, tmp_path / "out")
     assert [p.source.name for p in found] == ["1.wav", "1.wav"]
     assert not in_chinese("12, ")
 
 
-def test_espeak_speaks_known_texts(pair: Pair, tmp_path: Path) -> None:
+def test_espeak_sources_have_new_texts(pair: Pair, tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
-    (changed,) = pairs_under("espeak", [pair], tmp_path, tmp_path / "heard")
+    (changed,) = pairs_under("espeak", [pair], tmp_path, tmp_path / "out")
     assert changed.text not in ("", pair.text)
     assert load(changed.source, RATE).abs().max() > 0.1

@@ -1,4 +1,4 @@
-"""Levels in pauses: measured where the source is silent, and nowhere near its speech."""
+"""Levels in pauses: measured only where the source is silent, away from its speech."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from eval.pitch import Pitch, compare_pauses
 RATE = 16_000
 
 
-def heard(samples: np.ndarray) -> dict[str, np.ndarray]:
+def features(samples: np.ndarray) -> dict[str, np.ndarray]:
     return Pitch()(torch.from_numpy(samples).float()[None, None])
 
 
@@ -24,23 +24,23 @@ def speech(noise_db: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("noise_db", [-80.0, -50.0])
-def test_the_level_of_noise_in_a_pause_is_found(noise_db: float) -> None:
-    scores = compare_pauses(heard(speech(-90.0)), heard(speech(noise_db, seed=1)))
+def test_noise_level_in_a_pause_is_measured(noise_db: float) -> None:
+    scores = compare_pauses(features(speech(-90.0)), features(speech(noise_db, seed=1)))
     assert scores["pause_level"] == pytest.approx(noise_db, abs=1)
     assert scores["pause_above_source"] == pytest.approx(noise_db + 90, abs=1)
 
 
-def test_a_delayed_output_is_not_blamed_for_its_speech() -> None:
+def test_delayed_speech_does_not_count_as_noise() -> None:
     late = np.concatenate([np.zeros(RATE // 20), speech(-90.0)])[: 2 * RATE]
-    assert compare_pauses(heard(speech(-90.0)), heard(late))["pause_above_source"] < 1
+    assert compare_pauses(features(speech(-90.0)), features(late))["pause_above_source"] < 1
 
 
-def test_a_source_without_a_pause_has_no_level() -> None:
-    source = heard(speech(-20.0))
+def test_source_without_a_pause_gives_nan() -> None:
+    source = features(speech(-20.0))
     assert np.isnan(compare_pauses(source, source)["pause_level"])
 
 
-def test_silence_ends_at_a_hundred_below_full_scale() -> None:
-    assert compare_pauses(heard(speech(-70.0)), heard(np.zeros(2 * RATE)))["pause_level"] == pytest.approx(
-        -100
-    )
+def test_level_of_digital_silence_is_minus_100_dbfs() -> None:
+    assert compare_pauses(features(speech(-70.0)), features(np.zeros(2 * RATE)))[
+        "pause_level"
+    ] == pytest.approx(-100)

@@ -1,4 +1,4 @@
-"""The command that scores hard conditions: a row each, silence told, nothing wrong said about bad names."""
+"""The robustness command: one table row per condition, output levels in silence, unknown conditions."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ RATE = 16_000
 
 
 class Hissing:
-    """A converter that adds noise of -40 dBFS to whatever it hears."""
+    """A converter that adds noise of -40 dBFS to its input."""
 
     sample_rate = RATE
 
@@ -44,7 +44,7 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def test_noise_in_silence_is_measured(corpus: Path) -> None:
+def test_output_level_in_silence_is_measured(corpus: Path) -> None:
     pair = Pair(source=corpus / "00.wav", target=corpus / "10.wav")
     found = in_silence(Voices(Hissing()), [pair, pair])
     assert found["voices"] == 1
@@ -52,7 +52,7 @@ def test_noise_in_silence_is_measured(corpus: Path) -> None:
     assert -40 < found["loudest_dbfs"] < -39
 
 
-def test_every_condition_is_a_row(
+def test_table_has_a_row_per_condition(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("pyworld", "resemblyzer", "speechmos", "pocketsphinx"):
@@ -80,6 +80,6 @@ def fast(pairs, **options):
     return score_pairs(pairs, ("similarity", "pitch"), **options)
 
 
-def test_an_unknown_condition_is_told() -> None:
+def test_unknown_condition_is_refused() -> None:
     with pytest.raises(UserError, match="no condition 'loud'; choose from as-recorded, quiet-30"):
         RobustnessConfig(data=Path("x"), conditions=("loud",))

@@ -1,4 +1,4 @@
-"""The contrastive term is that of transformers' wav2vec 2.0 on copied weights."""
+"""The contrastive loss equals that of transformers' wav2vec 2.0 on copied weights."""
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,7 @@ def test_loss_equals_the_published_one():
     assert_close(unused, expected.diversity_loss)
 
 
-def test_negatives_are_all_other_masked_steps_alike():
+def test_negatives_are_uniform_over_the_other_masked_steps():
     drawn = draw_negatives(1, 5, 4000)
     for step in range(5):
         share = torch.bincount(drawn[0, step], minlength=5) / 4000
@@ -108,7 +108,7 @@ def test_gradients_reach_states_targets_and_codes():
         assert tensor.grad.any()
 
 
-def test_codes_that_are_never_chosen_leave_the_gradient_finite():
+def test_unused_codes_leave_the_gradient_finite():
     contrast = Contrast(CONFIG, dim=16, local_dim=8)
     contrast.quantiser.logits.weight.data *= 1e4  # so sure of itself that other codes' shares are 0
     local, states = torch.randn(2, 30, 8), torch.randn(2, 9, 16)
