@@ -87,11 +87,6 @@ class Recogniser(nn.Module):
     def sample_rate(self) -> int:
         return self.config.mel.sample_rate
 
-    @property
-    def hop(self) -> int:
-        """Samples per output frame."""
-        return self.config.mel.hop * STRIDE
-
     def forward(
         self, wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"] | None = None
     ) -> RecogniserOutput:

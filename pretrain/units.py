@@ -100,14 +100,6 @@ class Units:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def encode(self, symbols: Iterable[str]) -> list[int]:
-        """Return the tokens of units; raise an error for an unknown unit."""
-        try:
-            return [self._number[symbol] for symbol in symbols]
-        except KeyError as unknown:
-            known = self.between.join(self.symbols)
-            raise UserError(f"{unknown.args[0]!r} is not among the {self.name}s {known!r}") from None
-
     def text(self, tokens: Iterable[int]) -> str:
         return self.between.join(self.symbols[token - 1] for token in tokens if token != BLANK)
 
