@@ -46,6 +46,8 @@ def fold(ipa: str) -> list[str]:
     return phones
 
 
+PerRow = Float[Tensor, "batch"]
+Counts = Int[Tensor, "batch"]
 BLANK = 0
 """CTC's blank token; unit ``i`` is token ``i + 1``."""
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
@@ -143,9 +145,7 @@ def greedy(output: RecogniserOutput) -> list[list[int]]:
     return [[t for t in torch.unique_consecutive(row).tolist() if t != BLANK] for row in best.cpu()]
 
 
-def ctc_losses(
-    output: RecogniserOutput, tokens: Int[Tensor, "batch longest"], n_tokens: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
+def ctc_losses(output: RecogniserOutput, tokens: Int[Tensor, "batch longest"], n_tokens: Counts) -> PerRow:
     """Return each row's CTC loss; 0 without gradient where the row is too short for its transcript."""
     assert output.valid is not None
     log_probs, frames = output.log_probs.transpose(0, 1), output.valid.sum(1)
@@ -153,7 +153,7 @@ def ctc_losses(
 
 
 def mean_per_unit(
-    losses: Float[Tensor, "batch"], n_tokens: Int[Tensor, "batch"], rows: Bool[Tensor, "batch"] | None = None
+    losses: PerRow, n_tokens: Counts, rows: Bool[Tensor, "batch"] | None = None
 ) -> Float[Tensor, ""]:
     """Return the loss per unit of the selected rows (all by default), ignoring rows without units."""
     counted = n_tokens > 0 if rows is None else rows & (n_tokens > 0)

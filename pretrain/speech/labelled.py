@@ -20,11 +20,8 @@ from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError, at_least, within
-from pretrain.speech.batches import streamed_or_read
+from pretrain.speech.batches import NEIGHBOURS, streamed_or_read
 from pretrain.units import Units
-
-NEIGHBOURS = 4
-"""Number of utterances of similar length from which a batch is drawn, relative to the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)

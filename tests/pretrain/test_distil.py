@@ -9,7 +9,8 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, MoonshineConfig
+from tiny_encoders import MOONSHINE
+from transformers import AutoModel
 
 from data.batches import Address, SpeechCrops
 from data.manifest import Row, write_manifest
@@ -24,15 +25,6 @@ from pretrain.teachers import Teacher, load_teacher, teacher_of
 from pretrain.units import Phonemes, Units
 
 ROOT = Path(__file__).resolve().parents[2]
-MOONSHINE = MoonshineConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    encoder_num_hidden_layers=1,
-    decoder_num_hidden_layers=1,
-    encoder_num_attention_heads=2,
-    decoder_num_attention_heads=2,
-    vocab_size=8,
-)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_encoders import MOONSHINE
 from torch.testing import assert_close
 from transformers import (
     AutoConfig,
     AutoModel,
     HubertConfig,
-    MoonshineConfig,
     Wav2Vec2Config,
     WavLMConfig,
     WhisperConfig,
@@ -23,23 +23,14 @@ from engine.checkpoint import export, load_weights, save_weights
 from engine.user_error import UserError
 from pretrain.moonshine import RELEASED
 from pretrain.speech.encoder import TINY, SpeechEncoder
-from pretrain.teacher import at_times
-from pretrain.teachers import framing_of, load_teacher
+from pretrain.teacher import Teacher, at_times, framing_of
+from pretrain.teachers import load_teacher
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 # Not 8: on processors with AMX, oneDNN's bfloat16 convolutions of few channels and 4, 8 or 16 taps are wrong.
 CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 7], "conv_stride": [5, 8]}
 POSITIONS = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
 WAV2VEC2 = {**SMALL, **CONVOLUTIONS, **POSITIONS, "layerdrop": 0.0}
-MOONSHINE = MoonshineConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    encoder_num_hidden_layers=1,
-    decoder_num_hidden_layers=1,
-    encoder_num_attention_heads=2,
-    decoder_num_attention_heads=2,
-    vocab_size=8,
-)
 WHISPER = WhisperConfig(
     d_model=16,
     encoder_layers=1,
@@ -77,9 +68,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in KINDS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_features_are_normalised_and_have_the_stated_rate(folders: dict[str, Path], kind: str) -> None:
-    teacher = load_teacher(folders[kind])
+@pytest.fixture(scope="module", params=KINDS)
+def teacher(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Teacher:
+    return load_teacher(folders[request.param])
+
+
+def test_features_are_normalised_and_have_the_stated_rate(teacher: Teacher) -> None:
     for samples in (4, 8_000, 16_000):
         features = teacher(0.1 * torch.randn(2, 1, samples))
         assert features.dtype == torch.float32
@@ -88,9 +82,7 @@ def test_features_are_normalised_and_have_the_stated_rate(folders: dict[str, Pat
         assert_close(features.mean(1), torch.zeros_like(features.mean(1)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_the_wave_only(folders: dict[str, Path], kind: str) -> None:
-    teacher = load_teacher(folders[kind])
+def test_gradients_reach_the_wave_only(teacher: Teacher) -> None:
     teacher.train()
     assert not any(module.training for module in teacher.modules())
     wave = (0.1 * torch.randn(1, 1, 8_000)).requires_grad_()
@@ -101,9 +93,8 @@ def test_gradients_reach_the_wave_only(folders: dict[str, Path], kind: str) -> N
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_autocast_changes_little(folders: dict[str, Path], kind: str) -> None:
-    teacher, wave = load_teacher(folders[kind]), 0.1 * torch.randn(2, 1, 8_000)
+def test_autocast_changes_little(teacher: Teacher) -> None:
+    wave = 0.1 * torch.randn(2, 1, 8_000)
     with torch.autocast("cpu", torch.bfloat16):
         half = teacher(wave)
     assert half.dtype == torch.float32
