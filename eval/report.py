@@ -111,16 +111,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             writer.writerow(cells)
 
 
-def with_groups(rows: Sequence[Row]) -> list[Row]:
-    return [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
-
-
-def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
+def write_results(out: Path, rows: Sequence[Row], summary: Summary, about: dict[str, Any]) -> None:
+    """Write rows.csv and summary.json into a folder."""
+    grouped = [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
+    write_rows(out / "rows.csv", grouped)
     systems = {
         name: {"group": group_of(name), "label": label_of(name), "scores": scores}
         for name, scores in summary.items()
     }
-    write_json(path, about | {"gain_over_baselines": gains(summary), "systems": systems})
+    write_json(out / "summary.json", about | {"gain_over_baselines": gains(summary), "systems": systems})
 
 
 def table(summary: Summary) -> str:

@@ -30,7 +30,7 @@ from eval.features import Cache
 from eval.outputs import Voices, load_converter, make_outputs
 from eval.pairs import Pair, fixed_pairs, scorable
 from eval.recognisers import recogniser
-from eval.report import table, with_groups, write_rows, write_summary
+from eval.report import table, write_results
 from eval.scoring import METRICS, Judges, score_pairs
 
 SAMPLE_RATE = pitch.SAMPLE_RATE
@@ -191,9 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, summary = score_pairs(scored, judges=judges, cache=cache, jobs=config.jobs)
 
     silence = in_silence(voices, pairs)
-    write_rows(config.out / "rows.csv", with_groups(rows))
     about = {"pairs": len(pairs), "split": config.split, "in_silence": silence, "left_out": left_out}
-    write_summary(config.out / "summary.json", summary, about)
+    write_results(config.out, rows, summary, about)
     silence_line = (
         f"{SILENCE_SECONDS:.0f} s of digital silence, in {silence['voices']:.0f} voices: mean level "
         f"{silence['mean_dbfs']:.1f} dBFS, loudest 40 ms {silence['loudest_dbfs']:.1f} dBFS"

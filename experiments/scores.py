@@ -11,7 +11,7 @@ from engine.user_error import UserError
 from eval.features import Cache
 from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair, fixed_pairs, write_pairs
-from eval.report import with_groups, write_rows, write_summary
+from eval.report import write_results
 from eval.scoring import METRICS, Judges, Metric, Row, Summary, interval, score_pairs
 
 SCORES = {
@@ -42,10 +42,8 @@ class Scoring:
             outputs, self.metrics, judges=self.judges, cache=self.cache, jobs=self.jobs
         )
         write_pairs(self.out / "pairs.csv", outputs)
-        write_rows(self.out / "rows.csv", with_groups(rows))
-        write_summary(
-            self.out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})}
-        )
+        about = {"pairs": len({(p.source, p.target) for p in outputs})}
+        write_results(self.out, rows, summary, about)
         return rows, summary
 
 

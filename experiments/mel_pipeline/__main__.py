@@ -27,9 +27,8 @@ from engine.arguments import Arguments
 from engine.files import write_json
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from eval import pitch
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
-from eval.features import Cache, compute_features
+from eval.features import Cache
 from eval.pairs import MAX_PAIRS, Pair
 from eval.scoring import FAST, METRICS
 from experiments import trainers
@@ -235,11 +234,7 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     for name, system in available.items():
         if system.scored:
             outputs_of_all += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
-    originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    melodies = compute_features(
-        [(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch"
-    )
-    outputs_of_all += toplines_and_baselines(pairs, folder, cache, melodies)
+    outputs_of_all += toplines_and_baselines(pairs, folder, cache, jobs=args.jobs)
     metrics = FAST if args.fast else METRICS
     scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(outputs_of_all)

@@ -1,4 +1,4 @@
-"""Pitch scores and WORLD resynthesis, on synthetic voices of known pitch and envelope."""
+"""Pitch scores, levels in pauses and WORLD resynthesis, on synthetic voices of known pitch and envelope."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("pyworld", reason="pyworld is not installed")
 
 from eval.baselines import analyse, best_warp, synthesise
-from eval.pitch import HOP_MS, Pitch, align, compare, correlation, harvest, log_mean
+from eval.pitch import HOP_MS, Pitch, align, compare, compare_pauses, correlation, harvest, log_mean
 
 RATE = 16_000
 
@@ -86,3 +86,34 @@ def test_best_warp_recovers_a_known_warp(warp: float) -> None:
 
 def test_harvest_has_a_frame_per_hop() -> None:
     assert abs(len(harvest(vowel(150))) - 800 / HOP_MS) <= 1
+
+
+def utterance(noise_db: float, seed: int = 0) -> np.ndarray:
+    """Two words with a pause of .6 s, in noise."""
+    time = np.arange(2 * RATE) / RATE
+    spoken = (np.abs(time - 0.35) < 0.35) | (np.abs(time - 1.65) < 0.35)
+    noise = 10 ** (noise_db / 20) * np.random.default_rng(seed).standard_normal(len(time))
+    return 0.3 * spoken * sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 20)) + noise
+
+
+@pytest.mark.parametrize("noise_db", [-80.0, -50.0])
+def test_noise_level_in_a_pause_is_measured(noise_db: float) -> None:
+    scores = compare_pauses(features(utterance(-90.0)), features(utterance(noise_db, seed=1)))
+    assert scores["pause_level"] == pytest.approx(noise_db, abs=1)
+    assert scores["pause_above_source"] == pytest.approx(noise_db + 90, abs=1)
+
+
+def test_delayed_speech_does_not_count_as_noise() -> None:
+    late = np.concatenate([np.zeros(RATE // 20), utterance(-90.0)])[: 2 * RATE]
+    assert compare_pauses(features(utterance(-90.0)), features(late))["pause_above_source"] < 1
+
+
+def test_source_without_a_pause_gives_nan() -> None:
+    source = features(utterance(-20.0))
+    assert np.isnan(compare_pauses(source, source)["pause_level"])
+
+
+def test_level_of_digital_silence_is_minus_100_dbfs() -> None:
+    assert compare_pauses(features(utterance(-70.0)), features(np.zeros(2 * RATE)))[
+        "pause_level"
+    ] == pytest.approx(-100)
