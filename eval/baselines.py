@@ -15,7 +15,7 @@ from data.audio import load
 from data.audio.writing import save
 from engine.files import atomic
 from eval import pitch
-from eval.features import Cache, Features, FeaturesByFile, content_hash
+from eval.features import Cache, Features, compute_features, content_hash
 from eval.pairs import Pair
 
 SAMPLE_RATE = pitch.SAMPLE_RATE
@@ -40,17 +40,17 @@ Resynthesis = Callable[[Path, Path], None]
 
 
 def toplines_and_baselines(
-    pairs: Sequence[Pair],
-    out: Path,
-    cache: Cache,
-    features: FeaturesByFile,
-    resynthesise: Resynthesis | None = None,
+    pairs: Sequence[Pair], out: Path, cache: Cache, *, jobs: int, resynthesise: Resynthesis | None = None
 ) -> list[Pair]:
     """Generate all toplines and baselines for each distinct pair of source and target.
 
-    ``features`` must contain the pitch of sources and targets. Generated files are written to
-    ``out/<system>/``. Without a converter's ``resynthesise``, WORLD resynthesises the source.
+    Generated files are written to ``out/<system>/``. Without a converter's ``resynthesise``, WORLD
+    resynthesises the source.
     """
+    melody = pitch.Pitch()
+    originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
+    wanted = [(path, [melody]) for path in originals]
+    features = compute_features(wanted, cache, jobs=jobs, title="pitch of originals")
     distinct = list({(pair.source, pair.target): pair for pair in pairs}.values())
     # Sorted by source, so that each is analysed once.
     order = sorted(enumerate(distinct), key=lambda item: (item[1].source.as_posix(), item[0]))
@@ -58,12 +58,9 @@ def toplines_and_baselines(
     resynthesised: dict[Path, Path] = {}
     for number, pair in tqdm(order, desc="baselines", unit="pair"):
         source, target, name = pair.source, pair.target, f"{number:03d}.wav"
-        f0, target_f0 = (features[path][pitch.Pitch().kind]["f0"] for path in (source, target))
-        ratio = (
-            float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0)))
-            if f0.any() and target_f0.any()
-            else 1
-        )
+        f0, target_f0 = (features[path][melody.kind]["f0"] for path in (source, target))
+        voiced = f0.any() and target_f0.any()
+        ratio = float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0))) if voiced else 1.0
         warp = best_warp(_envelope(source, f0, cache), _envelope(target, target_f0, cache))
         if source not in resynthesised:
             resynthesised[source] = out / "resynthesis" / name
@@ -83,11 +80,11 @@ def toplines_and_baselines(
             "world_f0": world_f0,
             "world_warp": world_warp,
         }
-    systems = [(system, i) for system in (*TOPLINES, *BASELINES) for i in range(len(distinct))]
     return [
-        replace(distinct[i], system=system, output=outputs[i][system])
-        for system, i in systems
-        if outputs[i][system]
+        replace(pair, system=system, output=output)
+        for system in (*TOPLINES, *BASELINES)
+        for number, pair in enumerate(distinct)
+        if (output := outputs[number][system])
     ]
 
 

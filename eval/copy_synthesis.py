@@ -7,8 +7,11 @@ Intervals are 95 % bootstraps over speakers, as recordings of one speaker are no
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,12 @@ from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval import error_rates, pitch
 from eval.baselines import analyse
-from eval.error_rates import in_latin_letters
-from eval.features import Cache, compute_features
+from eval.features import Cache, Features, Judge, compute_features
+from eval.outputs import readable
 from eval.quality import DNSMOS
 from eval.recognisers import recogniser
 from eval.report import write_rows
 from eval.scoring import Row, Summary, summarise
-from eval.two_stage import readable
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.scores.copies import has_pesq, scores
 
@@ -133,16 +135,10 @@ def systems_of(given: Sequence[str], mel: str) -> list[System]:
         name = "Griffin-Lim" if len(definitions) == 1 else f"Griffin-Lim on the mel of {', '.join(readers)}"
         speak = GriffinLim(GriffinLimConfig(), definition)
         systems.append(System(name, definition, speak, LogMel(definition)))
-    if has_world():
+    with suppress(UserError):
+        pitch.world()
         systems.append(System("WORLD", SPEECH_16K, speak_world, read_world))
     return systems
-
-
-def has_world() -> bool:
-    try:
-        return bool(pitch.world())
-    except UserError:
-        return False
 
 
 def read_world(wave: Wave) -> tuple[np.ndarray, ...]:
@@ -171,12 +167,8 @@ def spread(recordings: Sequence[Recording], n: int) -> list[Recording]:
         raise UserError(f"--n-utterances {n} must be at least 1, or 0 for all")
     if not n:
         return list(recordings)
-    turns: dict[str | None, int] = {}
-    ranked = []
-    for recording in recordings:
-        turns[recording.speaker] = turns.get(recording.speaker, -1) + 1
-        ranked.append((turns[recording.speaker], recording))
-    return [recording for _, recording in sorted(ranked, key=lambda pair: pair[0])[:n]]
+    turn: dict[str | None, Iterator[int]] = defaultdict(count)
+    return sorted(recordings, key=lambda recording: next(turn[recording.speaker]))[:n]
 
 
 def described(system: str, recording: Recording) -> Row:
@@ -213,18 +205,15 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
         judge.check()
     except UserError as absent:
         return [f"DNSMOS is left out: {absent}"]
-    features = compute_features(
-        [(Path(str(row["output"])), [judge]) for row in rows], Cache(cache), title="DNSMOS"
-    )
-    for row in rows:
-        row["dnsmos"] = float(features[Path(str(row["output"]))][judge.kind]["overall"])
+    for row, features in zip(rows, judged(rows, judge, cache, "DNSMOS")):
+        row["dnsmos"] = float(features["overall"])
     return []
 
 
 def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | None) -> list[str]:
     """Add the CER where the text is known; return a note if the recogniser is not installed."""
-    texts = {(r.speaker or "?", r.path.stem): r.text for r in recordings if r.text}
-    texts = {key: text for key, text in texts.items() if in_latin_letters(text)}
+    known = [r for r in recordings if r.text and error_rates.in_latin_letters(r.text)]
+    texts = {(r.speaker or "?", r.path.stem): r.text or "" for r in known}
     transcribed = [row for row in rows if (str(row["speaker"]), str(row["utterance"])) in texts]
     judge = recogniser("moonshine")
     try:
@@ -232,13 +221,17 @@ def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | N
         error_rates.check()
     except UserError as absent:
         return [f"CER is left out: {absent}"]
-    features = compute_features(
-        [(Path(str(row["output"])), [judge]) for row in transcribed], Cache(cache), title="words"
-    )
-    for row in transcribed:
+    for row, features in zip(transcribed, judged(transcribed, judge, cache, "words")):
         text = texts[str(row["speaker"]), str(row["utterance"])]
-        row["cer"] = error_rates.error_rates(text, features[Path(str(row["output"]))][judge.kind])["cer"]
+        row["cer"] = error_rates.error_rates(text, features)["cer"]
     return []
+
+
+def judged(rows: Sequence[Row], judge: Judge, cache: Path | None, title: str) -> list[Features]:
+    """Return a judge's features of each row's output."""
+    paths = [Path(str(row["output"])) for row in rows]
+    features = compute_features([(path, [judge]) for path in paths], Cache(cache), title=title)
+    return [features[path][judge.kind] for path in paths]
 
 
 def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording]) -> dict[str, Any]:

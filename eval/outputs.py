@@ -1,6 +1,6 @@
-"""Outputs of a converter: every pair's source converted to the voice of its references."""
+"""Outputs of converters: every pair's source converted to the voice of its references."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,36 @@ def load_converter(folder: str) -> Any:
     from w2w import Converter
 
     return Converter.from_pretrained(folder)
+
+
+def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]:
+    """Load mel converters, each given as FOLDER or FOLDER+VOCODER, and return them by system name.
+
+    Names are made of the folders' names, with a number appended if already ``taken``.
+    """
+    from w2w import Converter
+    from w2w.weights import is_mel_converter, weights_folder
+
+    converters, taken = {}, set(taken)
+    for where in named:
+        folder, _, vocoder = where.rpartition("+")
+        if Path(where).exists() or not (folder and vocoder):
+            folder, vocoder = where, ""
+        if not is_mel_converter(weights_folder(folder)):
+            raise UserError(f"--two-stage {folder} holds no mel converter: use --converter for others")
+        called = name = readable(folder) + (f"+{readable(vocoder)}" if vocoder else "")
+        number = 2
+        while name in taken:
+            name, number = f"{called}_{number}", number + 1
+        taken.add(name)
+        converters[name] = Converter.from_pretrained(folder, vocoder=vocoder or None)
+    return converters
+
+
+def readable(where: str) -> str:
+    """Name of a folder, or of its run if the folder is an ``export``."""
+    path = Path(where)
+    return path.absolute().parent.name if path.name in ("export", "") else path.name
 
 
 class Voices:

@@ -11,11 +11,10 @@ import numpy as np
 from data.audio import AudioError, info, load
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
-from eval.features import SAMPLE_RATE, SHORTEST_SECONDS, SILENT, Cache, content_hash
+from eval.features import SAMPLE_RATE, SHORTEST_SECONDS, SILENT, Cache, Features, content_hash
 
 COLUMNS = ("source", "target", "output", "text", "system")
 """Required columns of a pairs CSV; ``output`` may be empty if a converter generates the outputs."""
-OPTIONAL = ("target_other", "references")
 SEED = 20_211_017
 """Seed of the fixed evaluation list; scores with different seeds are not comparable."""
 MAX_PAIRS = 90
@@ -86,7 +85,7 @@ def _pair(record: dict[str, str | None], path: Path, line: int) -> Pair:
 
     source, target = file("source"), file("target")
     if source is None or target is None:
-        raise UserError(f"{where} has no {'source' if source is None else 'target'}")
+        raise UserError(f"{where} has no {'target' if source else 'source'}")
     references = [cell.strip() for cell in (record.get("references") or "").split(";")]
     return Pair(
         source=source,
@@ -110,7 +109,7 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
 
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*COLUMNS, *OPTIONAL))
+        writer.writerow((*COLUMNS, "target_other", "references"))
         for pair in pairs:
             audio = (relative(pair.source), relative(pair.target), relative(pair.output))
             references = ";".join(relative(clip) for clip in pair.references)
@@ -221,14 +220,14 @@ def _peak(path: Path, column: str, cache: Cache) -> float:
     """Return a file's peak at 16 kHz, cached so that a valid file is decoded only once."""
     if not path.is_file():
         raise UserError(f"the {column} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    known = cache.get("peak", content_hash(path))
-    if known is None:
+
+    def compute() -> Features:
         wave = load(path, SAMPLE_RATE)
         seconds = wave.shape[-1] / SAMPLE_RATE
         if seconds < SHORTEST_SECONDS:
             raise UserError(
                 f"the {column} {path} lasts {seconds:.3f} s; scoring needs {SHORTEST_SECONDS} s or more"
             )
-        known = {"peak": np.array(float(wave.abs().max()))}
-        cache.put("peak", content_hash(path), known)
-    return float(known["peak"])
+        return {"peak": np.array(float(wave.abs().max()))}
+
+    return float(cache.remember("peak", content_hash(path), compute)["peak"])

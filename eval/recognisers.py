@@ -1,19 +1,21 @@
-"""Speech recognisers: Moonshine, pocketsphinx and, in ``trained_recogniser.py``, any other model."""
+"""Speech recognisers: Moonshine, pocketsphinx, transformers models and those trained here."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.config import stored_kind
+from engine.hub import HUB
 from engine.user_error import UserError
-from eval.features import SILENT, Features, Judge
+from eval.features import SAMPLE_RATE, SILENT, Features, Judge
 
-SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)
 """Samples of silence padded to both ends of an utterance; without it Moonshine misses first words."""
 TOKENS_PER_SECOND = 6.5
@@ -49,8 +51,6 @@ def recogniser(name: str) -> Recogniser:
         case "pocketsphinx":
             return Pocketsphinx()
         case _:
-            from eval.trained_recogniser import TrainedRecogniser
-
             return TrainedRecogniser(name)
 
 
@@ -106,18 +106,14 @@ class Moonshine:
 class Pocketsphinx:
     """pocketsphinx with the English model of its wheel.
 
-    It is unstable: a shift by a third of a frame changes a file's CER by some hundredths, so several shifted
-    decodings are averaged. Narrow beams and no second pass make it four times as fast, and raise the CER of
+    It is unstable: a shift by a third of a frame changes a file's CER by some hundredths, so two decodings
+    are averaged. Narrow beams and no second pass make it four times as fast, and raise the CER of
     natural speech by some hundredths.
     """
 
-    shifts: int = 2
     name: str = "pocketsphinx"
+    kind: str = "pocketsphinx-2-1"
     english_only: bool = True
-
-    @property
-    def kind(self) -> str:
-        return f"pocketsphinx-{self.shifts}-1"
 
     def check(self) -> None:
         _pocketsphinx()
@@ -126,14 +122,50 @@ class Pocketsphinx:
         decoder = _pocketsphinx()
         samples = (wave[0, 0].clamp(-1, 1).numpy() * 32767).round().astype("<i2")
         texts = []
-        for shift in range(self.shifts):
+        for shift in (0, SHIFT_SAMPLES):
             decoder.reinit_feat()  # resets the running mean, so that results do not depend on file order
             decoder.start_utt()
-            decoder.process_raw(samples[shift * SHIFT_SAMPLES :].tobytes(), full_utt=True)
+            decoder.process_raw(samples[shift:].tobytes(), full_utt=True)
             decoder.end_utt()
             hypothesis = decoder.hyp()
             texts.append(hypothesis.hypstr if hypothesis else "")
         return {"texts": np.array(texts)}
+
+
+@dataclass(frozen=True)
+class TrainedRecogniser:
+    """A transformers model (CTC, Whisper, …) or a recogniser trained here, from a folder or the hub.
+
+    One trained here may recognise phones instead of letters; an output's phones are then compared with the
+    source's. Scores are too favourable for a converter that was trained with this recogniser as a loss.
+    """
+
+    place: str
+    """Folder or ``hub:owner/name``."""
+    english_only: bool = False
+
+    @property
+    def name(self) -> str:
+        return Path(self.place.removeprefix(HUB)).resolve().name
+
+    @property
+    def kind(self) -> str:
+        """Cache key; that of a folder changes with its weights file."""
+        if self.place.startswith(HUB):
+            return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
+        weights = next(iter(sorted(Path(self.place).glob("*.safetensors"))), None)
+        stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
+        return f"recogniser-{self.name}{stamp}-1"
+
+    def check(self) -> None:
+        _trained(self.place)
+
+    def __call__(self, wave: Wave) -> Features:
+        units, transcribe = _trained(self.place)
+        if wave.abs().max() < SILENT:
+            return {units: np.array([""])}
+        with torch.inference_mode():
+            return {units: np.array([transcribe(wave)])}
 
 
 @lru_cache(maxsize=1)
@@ -181,3 +213,29 @@ def _pocketsphinx() -> Any:
     except ImportError:
         raise UserError(f"the recogniser pocketsphinx is not installed: {INSTALL}") from None
     return Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", fwdflat=False, topn=2, maxhmmpf=3000, maxwpf=20)
+
+
+@lru_cache(maxsize=2)
+def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
+    if not place.startswith(HUB):
+        description = Path(place) / "config.json"
+        if not description.is_file():
+            raise UserError(
+                f"{place} holds no recogniser: it has no config.json; give moonshine, pocketsphinx, "
+                f"the folder of a recogniser, or {HUB}owner/name"
+            )
+        if stored_kind(place) in ("speech_recogniser", "phone_recogniser"):
+            from pretrain.recogniser import load_recogniser
+
+            ours = load_recogniser(place)
+            return "phones" if ours.units.between else "texts", lambda wave: ours.transcribe(wave)[0]
+    from transformers import pipeline
+
+    try:
+        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(
+            f"{place} holds no usable recogniser ({reason}): give another, moonshine or pocketsphinx"
+        ) from None
+    return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]

@@ -4,13 +4,12 @@ import base64
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 
 import engine.table
 from data.audio import load
@@ -22,41 +21,28 @@ from eval.pairs import Pair
 from eval.scoring import COLUMNS, Metric, Row, Summary
 
 LABELS = {
-    "to_target": "to target ↑",
-    "to_source": "to source ↓",
-    "difference": "difference ↑",
-    "nearer_to_target": "nearer to target ↑",
-    "f0_correlation": "log-F0 correlation ↑",
-    "f0_distance": "F0 off target, semitones ↓",
-    "f0_offset": "F0 above target, semitones",
-    "f0_within_2": "within 2 semitones ↑",
-    "duration_ratio": "duration, × source",
-    "cer": "CER ↓",
-    "wer": "WER ↓",
-    "cer_above_source": "CER above source ↓",
-    "phones_changed": "phones changed ↓",
-    "pause_level": "level in pauses, dBFS ↓",
-    "pause_above_source": "above the source's pauses, dB ↓",
-    "dnsmos": "DNSMOS ↑",
-    "dnsmos_speech": "speech ↑",
-    "dnsmos_background": "background ↑",
-    "dnsmos_above_source": "DNSMOS above source ↑",
+    "to_target": ("to target ↑", "to target"),
+    "to_source": ("to source ↓", "to source"),
+    "difference": ("difference ↑", ""),
+    "nearer_to_target": ("nearer to target ↑", "nearer"),
+    "f0_distance": ("F0 off target, semitones ↓", "F0 off st"),
+    "f0_correlation": ("log-F0 correlation ↑", "F0 corr"),
+    "f0_offset": ("F0 above target, semitones", ""),
+    "f0_within_2": ("within 2 semitones ↑", ""),
+    "duration_ratio": ("duration, × source", ""),
+    "cer": ("CER ↓", "CER"),
+    "wer": ("WER ↓", "WER"),
+    "cer_above_source": ("CER above source ↓", "CER above"),
+    "phones_changed": ("phones changed ↓", "phones"),
+    "dnsmos": ("DNSMOS ↑", "DNSMOS"),
+    "dnsmos_speech": ("speech ↑", ""),
+    "dnsmos_background": ("background ↑", ""),
+    "dnsmos_above_source": ("DNSMOS above source ↑", ""),
+    "pause_level": ("level in pauses, dBFS ↓", "pauses dBFS"),
+    "pause_above_source": ("above the source's pauses, dB ↓", "above dB"),
 }
-SHORT = {
-    "to_target": "to target",
-    "to_source": "to source",
-    "nearer_to_target": "nearer",
-    "f0_distance": "F0 off st",
-    "f0_correlation": "F0 corr",
-    "cer": "CER",
-    "wer": "WER",
-    "cer_above_source": "CER above",
-    "phones_changed": "phones",
-    "dnsmos": "DNSMOS",
-    "pause_level": "pauses dBFS",
-    "pause_above_source": "above dB",
-}
-"""Columns of the terminal's table; another recogniser's CER is next to the first one's."""
+"""Titles of columns in the report and in the terminal's table, which has only those with a second title."""
+SHORT = [name for name, (_, short) in LABELS.items() if short]
 SHARES = ("nearer_to_target", "f0_within_2")
 AUDIO_RATE = 16_000
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -70,6 +56,12 @@ def label_of(system: str) -> str:
     return TOPLINES.get(system) or BASELINES.get(system) or system
 
 
+def by_group(summary: Summary) -> Summary:
+    """Order systems before toplines before baselines."""
+    groups = ("system", "topline", "baseline")
+    return {name: summary[name] for name in sorted(summary, key=lambda name: groups.index(group_of(name)))}
+
+
 def columns_shown(summary: Summary, wanted: Iterable[str]) -> list[str]:
     """The wanted columns that have scores, each intelligibility column followed by the other recognisers'."""
     present = dict.fromkeys(name for scores in summary.values() for name in scores)
@@ -81,12 +73,12 @@ def columns_shown(summary: Summary, wanted: Iterable[str]) -> list[str]:
     ]
 
 
-def titled(column: str, titles: Mapping[str, str]) -> str:
+def titled(column: str, *, short: bool = False) -> str:
     """A column's title; those of further recognisers start with the recogniser's name."""
-    if column in titles:
-        return titles[column]
+    if column in LABELS:
+        return LABELS[column][short]
     of = next(name for name in ("cer_above_source", *COLUMNS["intelligibility"]) if column.endswith(name))
-    return f"{column.removesuffix(f'_{of}')} {titles[of]}"
+    return f"{column.removesuffix(f'_{of}')} {LABELS[of][short]}"
 
 
 def gains(summary: Summary) -> dict[str, float]:
@@ -119,29 +111,25 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
             writer.writerow(cells)
 
 
-def with_groups(rows: Sequence[Row]) -> list[Row]:
-    return [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
-
-
-def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
+def write_results(out: Path, rows: Sequence[Row], summary: Summary, about: dict[str, Any]) -> None:
+    """Write rows.csv and summary.json into a folder."""
+    grouped = [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
+    write_rows(out / "rows.csv", grouped)
     systems = {
         name: {"group": group_of(name), "label": label_of(name), "scores": scores}
         for name, scores in summary.items()
     }
-    content = about | {"gain_over_baselines": gains(summary), "systems": systems}
-    write_json(path, content)
+    write_json(out / "summary.json", about | {"gain_over_baselines": gains(summary), "systems": systems})
 
 
 def table(summary: Summary) -> str:
     """Format means and half-widths of 95 % intervals as a table for the terminal."""
     columns = [name for name in columns_shown(summary, SHORT) if name == "wer" or not name.endswith("_wer")]
     rows = [
-        [label_of(system), *(_cell(summary[system].get(name), name, half=True) for name in columns)]
-        for group in ("system", "topline", "baseline")
-        for system in summary
-        if group_of(system) == group
+        [label_of(system), *(_cell(scores.get(name), name, half=True) for name in columns)]
+        for system, scores in by_group(summary).items()
     ]
-    return engine.table.table(["", *(titled(name, SHORT) for name in columns)], rows)
+    return engine.table.table(["", *(titled(name, short=True) for name in columns)], rows)
 
 
 def _cell(score: dict[str, float] | None, column: str, *, half: bool = False) -> str:
@@ -181,12 +169,10 @@ def write_report(
         columns = columns_shown(summary, COLUMNS[metric])
         body = [
             {"label": label_of(s), "group": group_of(s), "cells": [_cell(scores.get(c), c) for c in columns]}
-            for group in ("system", "topline", "baseline")
-            for s, scores in summary.items()
-            if group_of(s) == group
+            for s, scores in by_group(summary).items()
         ]
         if columns:
-            tables.append({"title": title, "columns": [titled(c, LABELS) for c in columns], "rows": body})
+            tables.append({"title": title, "columns": [titled(c) for c in columns], "rows": body})
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         tables=tables,
@@ -212,28 +198,22 @@ def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> li
             repeats = other.system in ("source", "target_other", "copy_source", "copy_target")
             if other.source == pair.source and other.target == pair.target and other.output and not repeats:
                 clips.append(_clip(label_of(other.system), other.output, row))
-        place = (
-            "worst" if rank == 0 else "best" if rank == len(chosen) - 1 else f"{rank / (len(chosen) - 1):.0%}"
-        )
+        last = len(chosen) - 1
+        place = "worst" if rank == 0 else "best" if rank == last else f"{rank / last:.0%}"
         title = f"{pair.source.stem} → {pair.target.stem}"
         examples.append({"title": title, "place": place, "text": pair.text, "clips": clips})
     return examples
 
 
 def _clip(title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
-    wave = load(path, AUDIO_RATE)
-    shown = [f"{LABELS[c]} {row[c]:.2f}" for c in SHORT if row and c in row and row[c] == row[c]]
+    wave, mp3 = load(path, AUDIO_RATE), io.BytesIO()
+    # MP3 plays in every browser.
+    samples = wave[0, 0].clamp(-1, 1).numpy()
+    soundfile.write(mp3, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III")
+    shown = [f"{titled(c)} {row[c]:.2f}" for c in SHORT if row and c in row and row[c] == row[c]]
     return {
         "title": title,
         "scores": shown,
-        "audio": _mp3(wave),
+        "audio": base64.b64encode(mp3.getvalue()).decode(),
         "mel": base64.b64encode(mel_png(wave, columns=400, n_shades=32)).decode(),
     }
-
-
-def _mp3(wave: torch.Tensor) -> str:
-    buffer = io.BytesIO()
-    samples = wave[0, 0].clamp(-1, 1).numpy()
-    # MP3 plays in every browser.
-    soundfile.write(buffer, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III")
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -9,6 +9,7 @@ Writes table.txt, rows.csv, summary.json and the audio to the folder ``out``.
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from eval.features import Cache
 from eval.outputs import Voices, load_converter, make_outputs
 from eval.pairs import Pair, fixed_pairs, scorable
 from eval.recognisers import recogniser
-from eval.report import table, with_groups, write_rows, write_summary
+from eval.report import table, write_results
 from eval.scoring import METRICS, Judges, score_pairs
 
 SAMPLE_RATE = pitch.SAMPLE_RATE
@@ -76,15 +77,15 @@ def pairs_under(condition: str, pairs: Sequence[Pair], data: Path, out: Path) ->
     """Apply a condition to pairs, with new files in ``out``; pairs the corpus cannot provide are omitted."""
     match condition:
         case "as-recorded":
-            changed = list(pairs)
+            changed = pairs
         case "mandarin":
-            changed = list(_with_mandarin_sources(pairs, data))
+            changed = _with_mandarin_sources(pairs, data)
         case "espeak":
-            changed = list(_spoken_by_espeak(pairs, out))
+            changed = _spoken_by_espeak(pairs, out)
         case _ if condition in REFERENCE_SECONDS:
-            changed = list(_with_short_references(pairs, REFERENCE_SECONDS[condition], out))
+            changed = _with_short_references(pairs, REFERENCE_SECONDS[condition], out)
         case _:
-            changed = list(_with_changed_sources(pairs, CHANGES[condition], out))
+            changed = _with_changed_sources(pairs, CHANGES[condition], out)
     return [replace(pair, system=condition, target_other=None) for pair in changed]
 
 
@@ -106,17 +107,15 @@ def _spoken_by_espeak(pairs: Sequence[Pair], out: Path) -> Iterator[Pair]:
 def _with_mandarin_sources(pairs: Sequence[Pair], data: Path) -> Iterator[Pair]:
     """Use recordings with texts only in Chinese characters as sources, from any split except train."""
     rows = [row for row in rows_from(data) if row.split != "train" and in_chinese(row.text or "")]
-    rows.sort(key=lambda row: row.path)
-    for number, pair in enumerate(pairs if rows else ()):
-        row = rows[number % len(rows)]
+    for pair, row in zip(pairs, cycle(sorted(rows, key=lambda row: row.path))):
         yield replace(pair, source=row.path, text=row.text or "")
 
 
 def _with_short_references(pairs: Sequence[Pair], seconds: float, out: Path) -> Iterator[Pair]:
     """Concatenate references and crop them to a length; omit pairs with shorter references."""
+    n_samples = round(seconds * SAMPLE_RATE)
     for number, pair in enumerate(pairs):
         wave = torch.cat([load(path, SAMPLE_RATE) for path in pair.voice_clips], dim=-1)
-        n_samples = round(seconds * SAMPLE_RATE)
         if wave.shape[-1] >= n_samples:
             yield replace(pair, references=(_save_numbered(out, number, wave[..., :n_samples]),))
 
@@ -192,9 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, summary = score_pairs(scored, judges=judges, cache=cache, jobs=config.jobs)
 
     silence = in_silence(voices, pairs)
-    write_rows(config.out / "rows.csv", with_groups(rows))
     about = {"pairs": len(pairs), "split": config.split, "in_silence": silence, "left_out": left_out}
-    write_summary(config.out / "summary.json", summary, about)
+    write_results(config.out, rows, summary, about)
     silence_line = (
         f"{SILENCE_SECONDS:.0f} s of digital silence, in {silence['voices']:.0f} voices: mean level "
         f"{silence['mean_dbfs']:.1f} dBFS, loudest 40 ms {silence['loudest_dbfs']:.1f} dBFS"

@@ -16,11 +16,11 @@ from engine.files import check_writable
 from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
-from eval.features import Cache, compute_features
-from eval.outputs import Voices, load_converter, make_outputs
+from eval.features import Cache
+from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, scorable, silent_outputs, write_pairs
 from eval.recognisers import recogniser
-from eval.report import table, with_groups, write_report, write_rows, write_summary
+from eval.report import table, write_report, write_results
 from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs
 
 
@@ -96,15 +96,19 @@ def main() -> None:
         left_out += failed + unfit
         if left_out and not systems:
             raise UserError(f"nothing can be scored: {left_out[0]}")
-    others = add_baselines(pairs, config, judges, cache, voices) if config.baselines or not systems else []
+    others = []
+    if config.baselines or not systems:
+        resynthesise = voices.resynthesise if voices else None
+        others = toplines_and_baselines(
+            pairs, config.out / "outputs", cache, jobs=config.jobs, resynthesise=resynthesise
+        )
 
     scored = [*systems, *others]
     rows, summary = score_pairs(scored, metrics, judges=judges, cache=cache, jobs=config.jobs)
 
     about = description(pairs, metrics, judges, config) | {"left_out": left_out}
     write_pairs(config.out / "pairs.csv", scored)
-    write_rows(config.out / "rows.csv", with_groups(rows))
-    write_summary(config.out / "summary.json", summary, about)
+    write_results(config.out, rows, summary, about)
     page = config.out / "report.html"
     write_report(page, scored, rows, summary, about, config.examples, config.sound_first)
     print(table(summary))
@@ -134,8 +138,6 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
 
 def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> tuple[list[Pair], list[str]]:
     """Return the outputs of every requested converter, and an error message per failed pair."""
-    from eval.two_stage import load_two_stage
-
     makers = {config.name: voices} if voices else {}
     taken = {config.name, *TOPLINES, *BASELINES}
     makers |= {name: Voices(converter) for name, converter in load_two_stage(config.two_stage, taken).items()}
@@ -151,16 +153,6 @@ def judges_of(config: EvalConfig) -> Judges:
             "--recogniser needs a name; to skip intelligibility, give --metrics similarity pitch quality"
         )
     return Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
-
-
-def add_baselines(
-    pairs: list[Pair], config: EvalConfig, judges: Judges, cache: Cache, voices: Voices | None
-) -> list[Pair]:
-    originals = {path for pair in pairs for path in (pair.source, pair.target)}
-    wanted = [(path, [judges.melody]) for path in sorted(originals)]
-    features = compute_features(wanted, cache, jobs=config.jobs, title="pitch of originals")
-    resynthesise = voices.resynthesise if voices else None
-    return toplines_and_baselines(pairs, config.out / "outputs", cache, features, resynthesise)
 
 
 def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -> list[str]:

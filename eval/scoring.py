@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +33,6 @@ OF_THE_SAME_WORDS = (
     *COLUMNS["intelligibility"],
 )
 """Columns that are undefined if the output is a different utterance from the source."""
-VOICE, MELODY, SOUND = similarity.Resemblyzer(), pitch.Pitch(), quality.DNSMOS()
-RECOGNISERS = (Moonshine(), Pocketsphinx())
 N_RESAMPLES, SEED = 2000, 20_211_017
 
 Row = dict[str, str | float]
@@ -44,11 +42,11 @@ Summary = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    voice: Judge = VOICE
-    recognisers: tuple[Recogniser, ...] = RECOGNISERS
+    voice: Judge = field(default_factory=similarity.Resemblyzer)
+    recognisers: tuple[Recogniser, ...] = field(default_factory=lambda: (Moonshine(), Pocketsphinx()))
     """A gain in intelligibility counts only if all of them agree."""
-    melody: Judge = MELODY
-    sound: Judge = SOUND
+    melody: Judge = field(default_factory=pitch.Pitch)
+    sound: Judge = field(default_factory=quality.DNSMOS)
 
     def by_metric(self, metrics: Sequence[Metric]) -> dict[Metric, tuple[Judge, ...]]:
         judges: dict[Metric, tuple[Judge, ...]] = {
@@ -106,11 +104,10 @@ def needed_features(
     pairs: Sequence[Pair], metrics: Sequence[Metric], judges: Judges
 ) -> list[tuple[Path, list[Judge]]]:
     wanted = []
-    voice_and_pitch = judges.of([metric for metric in metrics if metric in FAST])
+    every, voice_and_pitch = judges.of(metrics), judges.of([m for m in metrics if m in FAST])
     for pair in pairs:
         assert pair.output is not None
-        wanted += [(pair.output, judges.of(metrics)), (pair.source, judges.of(metrics))]
-        wanted += [(pair.target, voice_and_pitch)]
+        wanted += [(pair.output, every), (pair.source, every), (pair.target, voice_and_pitch)]
     return wanted
 
 
@@ -183,10 +180,5 @@ def interval(values: np.ndarray, groups: np.ndarray | None = None) -> dict[str, 
     totals, counts = np.bincount(group, values), np.bincount(group)
     drawn = np.random.default_rng(SEED).integers(len(totals), size=(N_RESAMPLES, len(totals)))
     low, high = np.percentile(totals[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
-    mean = float(values.mean())
-    return {
-        "mean": round(mean, 6),
-        "low": round(float(low), 6),
-        "high": round(float(high), 6),
-        "n": len(values),
-    }
+    found = {"mean": values.mean(), "low": low, "high": high}
+    return {name: round(float(value), 6) for name, value in found.items()} | {"n": len(values)}

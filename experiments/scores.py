@@ -12,7 +12,7 @@ from engine.user_error import UserError
 from eval.features import Cache
 from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair, fixed_pairs, write_pairs
-from eval.report import with_groups, write_rows, write_summary
+from eval.report import write_results
 from eval.scoring import METRICS, Judges, Metric, Row, Summary, interval, score_pairs
 
 SCORES = {
@@ -41,8 +41,7 @@ def score(
     """Score outputs; write them to pairs.csv in ``out``, and their scores to rows.csv and summary.json."""
     rows, summary = score_pairs(outputs, metrics, judges=judges, cache=cache, jobs=jobs)
     write_pairs(out / "pairs.csv", outputs)
-    write_rows(out / "rows.csv", with_groups(rows))
-    write_summary(out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})})
+    write_results(out, rows, summary, {"pairs": len({(p.source, p.target) for p in outputs})})
     return rows, summary
 
 

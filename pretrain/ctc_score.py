@@ -100,31 +100,23 @@ def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> di
 
 
 @torch.no_grad()
-def transcripts(
-    recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
-) -> dict[int, list[int]]:
-    width = 1 if decode is None else decode.beam
+def error_rates(recogniser: Any, speech: LabelledSpeech, beam: int = 1) -> dict[int, Errors]:
+    """Return the errors of each labelled row, decoded greedily or with a beam of this width."""
     device, training = next(recogniser.parameters()).device, recogniser.training
     recogniser.eval()
-    recognised: dict[int, list[int]] = {}
+    errors: dict[int, Errors] = {}
     for indices, batch in speech.in_order():
         output = recogniser(batch.wave.to(device), batch.samples.to(device))
-        recognised.update(zip(indices, greedy(output) if width == 1 else _by_beam(output, width)))
+        for index, tokens in zip(indices, greedy(output) if beam == 1 else _by_beam(output, beam)):
+            errors[index] = errors_between(recogniser.units, speech.tokens[index], tokens)
     recogniser.train(training)
-    return recognised
+    return errors
 
 
 def _by_beam(output: RecogniserOutput, width: int) -> list[list[int]]:
     assert output.valid is not None
     rows = [row[valid].numpy() for row, valid in zip(output.log_probs.cpu(), output.valid.cpu())]
     return [list(next(iter(beam_search(row, width)))) for row in rows]
-
-
-def error_rates(
-    recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
-) -> dict[int, Errors]:
-    recognised = transcripts(recogniser, speech, decode)
-    return {i: errors_between(recogniser.units, speech.tokens[i], tokens) for i, tokens in recognised.items()}
 
 
 def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]) -> Errors:
@@ -136,7 +128,7 @@ def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]
 
 
 def total(errors: Iterable[Errors]) -> Errors:
-    return Errors(*(sum(parts) for parts in zip(*errors))) if (errors := list(errors)) else Errors(0, 0, 0, 0)
+    return Errors(*map(sum, zip(*errors)))
 
 
 @exits_cleanly
@@ -145,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     recogniser = load_recogniser(config.recogniser)
     speech = LabelledSpeech(config.data, recogniser.units, sample_rate=recogniser.sample_rate)
-    errors = error_rates(recogniser, speech, config.decode)
+    errors = error_rates(recogniser, speech, config.decode.beam)
     corpora: dict[str, list[Errors]] = defaultdict(list)
     for index, error in errors.items():
         row = speech.rows[index]

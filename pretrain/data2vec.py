@@ -108,7 +108,9 @@ def main() -> None:
     ranks = {"rank": here.process_index, "n_ranks": here.num_processes, "accumulate": config.loop.accumulate}
     speech = unlabelled_speech(config.data, sample_rate=rate, progress=here.is_main_process, **ranks)
     try:
-        held_out = unlabelled_speech(config.data, split="validation", sample_rate=rate, progress=False)
+        held_out = unlabelled_speech(
+            replace(config.data, split="validation"), sample_rate=rate, progress=False
+        )
         validation = list(first_of(held_out).in_order(config.validation_seconds))
     except UserError:
         validation: list[Clips] = []  # a corpus without a validation split is trained without evaluation

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
-from pretrain.teacher import Framing, Teacher
+from pretrain.teacher import Teacher, framing_of
 
 RELEASED = Path(__file__).with_name("released") / "moonshine"
 ENCODER_ALONE = "encoder.safetensors"
 """File name, next to config.json, of an encoder's weights without a decoder."""
-HOP, RECEPTIVE_FIELD = 64 * 3 * 2, 127 + 6 * 64 + 2 * 192
-"""Hop and receptive field (before the transformer) of a frame, in samples."""
 
 Wave = Float[Tensor, "batch samples"]
 Hidden = Float[Tensor, "batch frames hidden"]
@@ -91,12 +89,8 @@ class Layer(nn.Module):
         self.input_layernorm = nn.LayerNorm(width, bias=False)
         self.self_attn = Attention(width, config.encoder_num_attention_heads)
         self.post_attention_layernorm = nn.LayerNorm(width, bias=False)
-        self.mlp = nn.ModuleDict(
-            {
-                "fc1": nn.Linear(width, config.intermediate_size),
-                "fc2": nn.Linear(config.intermediate_size, width),
-            }
-        )
+        inner = config.intermediate_size
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
 
     def forward(self, x: Hidden, rotation: Rotation) -> Hidden:
         x = x + self.self_attn(self.input_layernorm(x), rotation)
@@ -134,17 +128,6 @@ def rotated(
     return torch.cat([pairs.flatten(-2), x[..., 2 * cosine.shape[-1] :]], dim=-1)
 
 
-class _Raw(nn.Module):
-    """The encoder on waves with a channel axis, as ``Teacher`` passes them."""
-
-    def __init__(self, encoder: MoonshineEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Hidden:
-        return self.encoder(wave[:, 0])
-
-
 def moonshine_teacher(config: dict[str, Any], state: dict[str, Tensor], where: Path | str) -> Teacher:
     """Build a teacher from a published config and weights; ``where`` is named in errors.
 
@@ -158,8 +141,8 @@ def moonshine_teacher(config: dict[str, Any], state: dict[str, Tensor], where: P
             f"{where}: the config of this Moonshine lacks or has a wrong value for {error}"
         ) from None
     fill(encoder, {key: tensor.float() for key, tensor in state.items()}, where)
-    framing = Framing(hop=HOP, offset=(RECEPTIVE_FIELD - 1) // 2, shortest=RECEPTIVE_FIELD)
-    return Teacher(_Raw(encoder), framing, encoder.config.hidden_size)
+    framing = framing_of((127, 7, 3), (64, 3, 2))
+    return Teacher(encoder, framing, encoder.config.hidden_size, lambda network, wave: network(wave[:, 0]))
 
 
 def load_moonshine(folder: Path) -> Teacher:

@@ -47,6 +47,10 @@ class RecogniserConfig:
         at_least(1, self, "width", "n_blocks", "kernel", "expansion")
 
 
+Wave = Float[Tensor, "batch 1 samples"]
+Lengths = Int[Tensor, "batch"]
+Mel = Float[Tensor, "batch n_mels mel_frames"]
+ValidMel = Bool[Tensor, "batch mel_frames"]
 Frames = Float[Tensor, "batch frames width"]
 Valid = Bool[Tensor, "batch frames"]
 
@@ -87,34 +91,21 @@ class Recogniser(nn.Module):
     def sample_rate(self) -> int:
         return self.config.mel.sample_rate
 
-    @property
-    def hop(self) -> int:
-        """Samples per output frame."""
-        return self.config.mel.hop * STRIDE
-
-    def forward(
-        self, wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"] | None = None
-    ) -> RecogniserOutput:
+    def forward(self, wave: Wave, n_samples: Lengths | None = None) -> RecogniserOutput:
         mel = self.log_mel(wave)
         valid = None if n_samples is None else self.valid_frames(n_samples, mel)
         return self.from_normalised(self.normalise(mel, valid), valid)
 
-    def valid_frames(
-        self, n_samples: Int[Tensor, "batch"], mel: Float[Tensor, "batch n_mels mel_frames"]
-    ) -> Bool[Tensor, "batch mel_frames"]:
+    def valid_frames(self, n_samples: Lengths, mel: Mel) -> ValidMel:
         """Mark the mel frames that lie within their wave, and always the first one."""
         frames = torch.arange(mel.shape[-1], device=mel.device)
         return frames < (n_samples // self.config.mel.hop).clamp(min=1).to(mel.device)[:, None]
 
-    def log_mel(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels mel_frames"]:
+    def log_mel(self, wave: Wave) -> Mel:
         """Return the log-mel of a wave, padded to at least one FFT window."""
         return self.mel(F.pad(wave, (0, max(0, self.config.mel.n_fft - wave.shape[-1]))))
 
-    def normalise(
-        self,
-        mel: Float[Tensor, "batch n_mels mel_frames"],
-        valid: Bool[Tensor, "batch mel_frames"] | None = None,
-    ) -> Float[Tensor, "batch n_mels mel_frames"]:
+    def normalise(self, mel: Mel, valid: ValidMel | None = None) -> Mel:
         """Subtract each utterance's mean spectrum over loud frames, which reflects voice and microphone."""
         level = mel.detach().mean(1)  # (batch, mel_frames)
         if valid is not None:
@@ -122,11 +113,7 @@ class Recogniser(nn.Module):
         loud = torch.sigmoid(2 * (level - level.amax(1, keepdim=True) + 4.0))[:, None]
         return mel - (mel * loud).sum(-1, keepdim=True) / loud.sum(-1, keepdim=True)
 
-    def from_normalised(
-        self,
-        mel: Float[Tensor, "batch n_mels mel_frames"],
-        valid: Bool[Tensor, "batch mel_frames"] | None = None,
-    ) -> RecogniserOutput:
+    def from_normalised(self, mel: Mel, valid: ValidMel | None = None) -> RecogniserOutput:
         """Run the network on normalised log-mels; frames that are not ``valid`` are masked padding."""
         if valid is not None:
             mel, valid = mel * valid[:, None], valid[:, ::STRIDE]
@@ -139,7 +126,7 @@ class Recogniser(nn.Module):
         return RecogniserOutput(features, log_probs, valid)
 
     @torch.no_grad()
-    def transcribe(self, wave: Float[Tensor, "batch 1 samples"]) -> list[str]:
+    def transcribe(self, wave: Wave) -> list[str]:
         """Return the phones of each wave by greedy decoding, separated by spaces."""
         return [self.units.text(tokens) for tokens in greedy(self(wave))]
 
@@ -148,7 +135,7 @@ def load_recogniser(folder: str | Path = RELEASED) -> Any:
     """Load an exported ``Recogniser`` or ``SpeechRecogniser``, frozen, in evaluation mode."""
     folder = Path(folder)
     if stored_kind(folder) == "speech_recogniser":
-        from pretrain.speech.loading import load_speech_recogniser
+        from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
 
-        return load_speech_recogniser(folder)
+        return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
     return load_network(folder, RecogniserConfig, Recogniser).requires_grad_(False)

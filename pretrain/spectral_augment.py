@@ -14,7 +14,9 @@ from torchaudio.functional import mask_along_axis_iid
 from data.frontends import MelConfig, hz_to_mel, mel_to_hz
 from engine.user_error import UserError, at_least, within
 
+Wave = Float[Tensor, "batch 1 samples"]
 Mel = Float[Tensor, "batch n_mels frames"]
+Frames = Float[Tensor, "batch frames hidden"]
 Lengths = Int[Tensor, "batch"]
 
 
@@ -138,8 +140,8 @@ class FrameAugmentConfig:
 
 
 def change_wave_speed(
-    wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"], largest: float
-) -> tuple[Float[Tensor, "batch 1 new"], Int[Tensor, "batch"]]:
+    wave: Wave, n_samples: Lengths, largest: float
+) -> tuple[Float[Tensor, "batch 1 new"], Lengths]:
     """Resample a batch by one random factor, which changes tempo and pitch."""
     if not largest:
         return wave, n_samples
@@ -149,11 +151,7 @@ def change_wave_speed(
     return new, (n_samples * (size / wave.shape[-1])).floor().long().clamp(1, size)
 
 
-def mask_frames(
-    frames: Float[Tensor, "batch frames hidden"],
-    mask_vector: Float[Tensor, "hidden"],
-    config: FrameAugmentConfig,
-) -> Float[Tensor, "batch frames hidden"]:
+def mask_frames(frames: Frames, mask_vector: Float[Tensor, "hidden"], config: FrameAugmentConfig) -> Frames:
     """Replace random spans of frames by a vector, and set random groups of channels to 0."""
     batch, n_frames, hidden = frames.shape
     if config.time_share:

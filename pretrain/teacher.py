@@ -1,6 +1,7 @@
 """A frozen speech encoder as a teacher, and the positions of its frames."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +27,37 @@ class Framing(NamedTuple):
     """Length of the shortest wave that gives a frame."""
 
 
+def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
+    """Return the framing of unpadded strided convolutions: frames at the centre of their receptive field.
+
+    Attention does not move them: linear regression of log-mels on frames is best at that centre.
+    """
+    receptive_field, hop = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        receptive_field, hop = receptive_field + (kernel - 1) * hop, hop * stride
+    return Framing(hop=hop, offset=(receptive_field - 1) // 2, shortest=receptive_field)
+
+
 class Teacher(nn.Module):
     """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
 
     Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
     evaluation mode; ``train`` has no effect. Waves too short for one frame are padded with silence.
+    ``hidden`` computes the network's last hidden states of waves; by default, the network itself does.
     """
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, network: nn.Module, framing: Framing, dim: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        framing: Framing,
+        dim: int,
+        hidden: Callable[[Any, Wave], Hidden] = nn.Module.__call__,
+    ) -> None:
         super().__init__()
         self.network = network.float().requires_grad_(False)
+        self.hidden = hidden
         self.hop, self.offset, self.shortest = framing
         self.dim = dim
         """Channels of the features."""
@@ -48,7 +68,7 @@ class Teacher(nn.Module):
 
     def forward(self, wave: Wave) -> Features:
         wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
-        hidden = self.network(wave).float()
+        hidden = self.hidden(self.network, wave).float()
         return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
 
     def places(self, n_frames: int, hop: int, look_ahead: int = 0) -> Float[Tensor, " n_frames"]:

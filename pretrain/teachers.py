@@ -9,7 +9,6 @@ pretrain/data2vec.py, and causal students of any of them. ``moonshine``, Moonshi
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from data.frontends import LogMel, MelConfig
-from engine.checkpoint import fill, load_weights
 from engine.config import stored_kind
 from engine.hub import hint, repository
 from engine.user_error import UserError
@@ -28,7 +26,7 @@ from pretrain.moonshine import ENCODER_ALONE, load_moonshine, moonshine_teacher
 from pretrain.moonshine import RELEASED as MOONSHINE
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import PUBLISHED, load_speech_encoder
-from pretrain.teacher import SAMPLE_RATE, Framing, Hidden, Teacher, Wave
+from pretrain.teacher import SAMPLE_RATE, Framing, Hidden, Teacher, Wave, framing_of
 
 WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
 """Architectures with wav2vec 2.0's structure: convolutions on the wave and a transformer."""
@@ -77,11 +75,6 @@ def _published(name: str, *, online: bool) -> Teacher:
 
 
 def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
-    file = Path(name) / ENCODER_ALONE
-    if file.is_file():
-        encoder = _encoder_of(AutoModel.from_config(config))
-        fill(encoder, {key: tensor.float() for key, tensor in load_weights(file).items()}, file)
-        return encoder
     options = {"local_files_only": not online, "dtype": torch.float32, "output_loading_info": True}
     try:
         model, report = AutoModel.from_pretrained(name, **options)
@@ -91,11 +84,7 @@ def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
     needed = [key for key in report["missing_keys"] if not key.startswith("decoder.") and "mask" not in key]
     if needed:
         raise UserError(f"{name} lacks the weights {sorted(needed)[0]}: its config is of another model")
-    return _encoder_of(model)
-
-
-def _encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    return model.get_encoder() if model.config.is_encoder_decoder else model  # pyright: ignore[reportReturnType]
+    return model.get_encoder() if config.is_encoder_decoder else model
 
 
 def _loading_error(name: str, online: bool, error: Exception) -> UserError:
@@ -127,9 +116,13 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
             return moonshine_teacher(config.to_dict(), encoder.state_dict(), config.model_type)
         case "whisper":
             return Teacher(_Whisper(encoder), Framing(hop=320, offset=0, shortest=400), config.d_model)
-        case _:
-            framing = framing_of(config.conv_kernel, config.conv_stride)
-            return Teacher(_Raw(encoder, standardise=standardise), framing, config.hidden_size)
+    prepared = standardised if standardise else lambda wave: wave
+    return Teacher(
+        encoder,
+        framing_of(config.conv_kernel, config.conv_stride),
+        config.hidden_size,
+        lambda network, wave: network(prepared(wave)[:, 0]).last_hidden_state,
+    )
 
 
 def speech_teacher(encoder: SpeechEncoder) -> Teacher:
@@ -138,38 +131,19 @@ def speech_teacher(encoder: SpeechEncoder) -> Teacher:
             f"the speech encoder has a sample rate of {encoder.sample_rate} Hz: a teacher needs {SAMPLE_RATE}"
         )
     framing = framing_of(encoder.config.conv_kernels, encoder.config.conv_strides)
-    return Teacher(_Own(encoder), framing, encoder.dim)
+    return Teacher(encoder, framing, encoder.dim, lambda network, wave: network(wave).last)
 
 
 def _student(student: Student) -> Teacher:
     """Build a teacher from a student's predictions of its own teacher's features, at the student's frames."""
     hop = student.encoder.hop
-    return Teacher(
-        _Prediction(student),
-        Framing(hop=hop, offset=-student.look_ahead, shortest=hop),
-        student.config.teacher_dim,
-    )
 
+    def hidden(student: Student, wave: Wave) -> Hidden:
+        whole_hops = wave[..., : wave.shape[-1] // hop * hop]
+        return student.head(student(whole_hops)).transpose(1, 2)
 
-def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
-    """Return the framing of unpadded strided convolutions: frames at the centre of their receptive field.
-
-    Attention does not move them: linear regression of log-mels on frames is best at that centre.
-    """
-    receptive_field, hop = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        receptive_field, hop = receptive_field + (kernel - 1) * hop, hop * stride
-    return Framing(hop=hop, offset=(receptive_field - 1) // 2, shortest=receptive_field)
-
-
-class _Raw(nn.Module):
-    def __init__(self, encoder: nn.Module, *, standardise: bool) -> None:
-        super().__init__()
-        self.encoder, self.standardise = encoder, standardise
-
-    def forward(self, wave: Wave) -> Hidden:
-        wave = standardised(wave) if self.standardise else wave
-        return self.encoder(wave[:, 0]).last_hidden_state
+    framing = Framing(hop=hop, offset=-student.look_ahead, shortest=hop)
+    return Teacher(student, framing, student.config.teacher_dim, hidden)
 
 
 class _Whisper(nn.Module):
@@ -208,24 +182,3 @@ class _Whisper(nn.Module):
         for layer in encoder.layers:
             x = layer(x, None)
         return encoder.layer_norm(x)
-
-
-class _Prediction(nn.Module):
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, wave: Wave) -> Hidden:
-        wave = wave[..., : wave.shape[-1] // self.student.encoder.hop * self.student.encoder.hop]
-        return self.student.head(self.student.encoder(wave)).transpose(1, 2)
-
-
-class _Own(nn.Module):
-    """The last hidden states of our own speech encoder."""
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, wave: Wave) -> Hidden:
-        return self.encoder(wave).last

@@ -46,19 +46,8 @@ def fold(ipa: str) -> list[str]:
     return phones
 
 
-def phones_of(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the phones of each row: from the column ``phonemes``, or else by espeak from the text."""
-    ipa = [row.extra.get("phonemes", "") for row in rows]
-    missing = [i for i, phonemes in enumerate(ipa) if not phonemes]
-    if missing:
-        from data.synthetic.espeak import phonemize
-
-        # Lower case, since espeak spells out upper-case words that look like abbreviations.
-        for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
-            ipa[i] = phonemes
-    return [fold(phonemes) for phonemes in ipa]
-
-
+PerRow = Float[Tensor, "batch"]
+Counts = Int[Tensor, "batch"]
 BLANK = 0
 """CTC's blank token; unit ``i`` is token ``i + 1``."""
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
@@ -113,14 +102,6 @@ class Units:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def encode(self, symbols: Iterable[str]) -> list[int]:
-        """Return the tokens of units; raise an error for an unknown unit."""
-        try:
-            return [self._number[symbol] for symbol in symbols]
-        except KeyError as unknown:
-            known = self.between.join(self.symbols)
-            raise UserError(f"{unknown.args[0]!r} is not among the {self.name}s {known!r}") from None
-
     def text(self, tokens: Iterable[int]) -> str:
         return self.between.join(self.symbols[token - 1] for token in tokens if token != BLANK)
 
@@ -131,12 +112,16 @@ class Units:
         return [self._letters(row) for row in rows]
 
     def _phones(self, rows: Sequence[Row]) -> list[list[int] | None]:
-        known = [bool(row.extra.get("phonemes") or re.search("[A-Za-z]", row.text or "")) for row in rows]
-        phones = iter(phones_of([row for row, has_label in zip(rows, known) if has_label]))
-        return [
-            [self._number[p] for p in next(phones) if p in self._number] if has_label else None
-            for has_label in known
-        ]
+        """Return the phones of each row: from the column ``phonemes``, or else by espeak from the text."""
+        ipa = [row.extra.get("phonemes") for row in rows]
+        missing = [i for i, row in enumerate(rows) if not ipa[i] and re.search("[A-Za-z]", row.text or "")]
+        if missing:
+            from data.synthetic.espeak import phonemize
+
+            # Lower case, since espeak spells out upper-case words that look like abbreviations.
+            for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
+                ipa[i] = phonemes
+        return [[self._number[p] for p in fold(one) if p in self._number] if one else None for one in ipa]
 
     def _letters(self, row: Row) -> list[int] | None:
         text = plain(row.text or "", self.symbols)
@@ -160,9 +145,7 @@ def greedy(output: RecogniserOutput) -> list[list[int]]:
     return [[t for t in torch.unique_consecutive(row).tolist() if t != BLANK] for row in best.cpu()]
 
 
-def ctc_losses(
-    output: RecogniserOutput, tokens: Int[Tensor, "batch longest"], n_tokens: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
+def ctc_losses(output: RecogniserOutput, tokens: Int[Tensor, "batch longest"], n_tokens: Counts) -> PerRow:
     """Return each row's CTC loss; 0 without gradient where the row is too short for its transcript."""
     assert output.valid is not None
     log_probs, frames = output.log_probs.transpose(0, 1), output.valid.sum(1)
@@ -170,7 +153,7 @@ def ctc_losses(
 
 
 def mean_per_unit(
-    losses: Float[Tensor, "batch"], n_tokens: Int[Tensor, "batch"], rows: Bool[Tensor, "batch"] | None = None
+    losses: PerRow, n_tokens: Counts, rows: Bool[Tensor, "batch"] | None = None
 ) -> Float[Tensor, ""]:
     """Return the loss per unit of the selected rows (all by default), ignoring rows without units."""
     counted = n_tokens > 0 if rows is None else rows & (n_tokens > 0)

@@ -1,5 +1,7 @@
 """The smallest configs of pretrained encoders with all their parts."""
 
+from transformers import MoonshineConfig
+
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.speech.encoder import SpeechEncoderConfig
 from w2w.networks.config import TrunkConfig
@@ -19,3 +21,12 @@ SIZES = {
 SPEECH = SpeechEncoderConfig(**SIZES)
 TRUNK = TrunkConfig(**SIZES)
 CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
+MOONSHINE = MoonshineConfig(
+    hidden_size=16,
+    intermediate_size=32,
+    encoder_num_hidden_layers=1,
+    decoder_num_hidden_layers=1,
+    encoder_num_attention_heads=2,
+    decoder_num_attention_heads=2,
+    vocab_size=8,
+)

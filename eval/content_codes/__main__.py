@@ -24,7 +24,7 @@ from engine.outcome import end
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.content_codes.codes import NAMES, Code, CodeFrames, encode, log_mel, open_code, teacher_code
-from eval.content_codes.probes import Leak, Utterances, agreement, phone_error, speaker_leakage, utterances
+from eval.content_codes.probes import Utterances, agreement, phone_error, speaker_leakage, utterances
 from pretrain.probe.results import Interval
 from pretrain.speech.labelled import labelled_rows
 from pretrain.teachers import load_teacher
@@ -58,12 +58,6 @@ class Speech(NamedTuple):
         return Speech(train, test, speakers, Utterances(learned, held_out, self.voices.speakers))
 
 
-class Scores(NamedTuple):
-    agreement: Interval | None
-    phones: Interval
-    leak: Leak
-
-
 def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_speaker: int = 0) -> Speech:
     """Choose up to ``most`` utterances to train phones and ``per_speaker`` (0: all) to train speakers.
 
@@ -89,21 +83,25 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
     return Speech(chosen, test, speakers, utterances(data, per_speaker=per_speaker))
 
 
-def scores_of(code: Code, corpus: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
+def scores_of(
+    code: Code, corpus: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]
+) -> list[Interval | None]:
+    """Return a code's cells in the table; without a teacher, there is no agreement."""
     bar = tqdm(corpus.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
     encoded = {path: encode(code, path) for path in bar}
-    train, test = ([encoded[path] for path in paths] for paths in (corpus.train, corpus.test))
     voices = ([encoded[row.path] for row in rows] for rows in (corpus.voices.train, corpus.voices.held_out))
     agreed = None
     if teacher is not None:
-        train_truth, test_truth = ([truth[path] for path in paths] for paths in (corpus.train, corpus.test))
-        agreed = agreement(code, train, test, teacher, train_truth, test_truth, corpus.speakers)
-    labels = [list(paths.values()) for paths in (corpus.train, corpus.test)]
-    phones = phone_error(train, labels[0], test, labels[1], corpus.speakers)
-    return Scores(agreed, phones, speaker_leakage(corpus.voices, *voices))
+        train, test = ([(encoded[p], truth[p]) for p in paths] for paths in (corpus.train, corpus.test))
+        agreed = agreement(code, teacher, train, test, corpus.speakers)
+    train, test = (
+        [(encoded[path], label) for path, label in part.items()] for part in (corpus.train, corpus.test)
+    )
+    phones = phone_error(train, test, corpus.speakers)
+    return [agreed, phones, *speaker_leakage(corpus.voices, *voices)]
 
 
-def table(scores_by_code: dict[str, Scores], corpus: Speech) -> str:
+def table(scores_by_code: dict[str, list[Interval | None]], corpus: Speech) -> str:
     voices = corpus.voices
     words = (
         f"Phones: trained on {len(corpus.train)} utterances, tested on {len(corpus.test)} of"
@@ -111,10 +109,7 @@ def table(scores_by_code: dict[str, Scores], corpus: Speech) -> str:
         f" {len(voices.held_out)} utterances."
     )
     heads = ["code", "agreement", "phone error", "speaker, from an utterance", "speaker, from a frame"]
-    lines = [
-        [name, *map(_cell, (scores.agreement, scores.phones, scores.leak.pooled, scores.leak.single))]
-        for name, scores in scores_by_code.items()
-    ]
+    lines = [[name, *map(_cell, scores)] for name, scores in scores_by_code.items()]
     lines.append(["chance", "", "", f"{voices.chance:.3f}", f"{voices.chance:.3f}"])
     return f"{words}\n\n{markdown(heads, lines)}"
 

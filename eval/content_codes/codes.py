@@ -71,15 +71,19 @@ def audible_frames(wave: Wave, sample_rate: int, n_frames: int) -> Bool[Tensor, 
 
 def open_code(name: str) -> Code:
     """Open a code by name (see ``NAMES``); a plain folder is a converter."""
+    if name == "log-mel":
+        return log_mel()
     kind, colon, place = name.partition(":")
-    match kind if colon else "":
+    if not colon or kind in ("hub", "C"):
+        kind, place = "converter", name
+    match kind:
         case "converter":
             return content_code(place, load_converter(place).network)
         case "student":
             student = load_student(place)
             return Code(
                 name=name,
-                encode=_on_device(student, lambda wave: student(wave)),
+                encode=_on_device(student, student),
                 hop=student.encoder.hop,
                 offset=-student.look_ahead,
                 sample_rate=student.config.sample_rate,
@@ -88,11 +92,7 @@ def open_code(name: str) -> Code:
             return teacher_code(name, speech_teacher(load_speech_encoder(place)))
         case "teacher":
             return teacher_code(name, load_teacher(place))
-    if name == "log-mel":
-        return log_mel()
-    if colon and kind not in ("hub", "C"):
-        raise UserError(f"--code {name}: there is no kind {kind!r}; give {NAMES}")
-    return content_code(name, load_converter(name).network)
+    raise UserError(f"--code {name}: there is no kind {kind!r}; give {NAMES}")
 
 
 def content_code(name: str, network: ConverterNetwork) -> Code:

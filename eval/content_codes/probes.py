@@ -31,38 +31,37 @@ EPOCHS = 12
 
 
 def phone_error(
-    train: Sequence[CodeFrames],
-    train_labels: Sequence[list[int]],
-    test: Sequence[CodeFrames],
-    test_labels: Sequence[list[int]],
+    train: Sequence[tuple[CodeFrames, list[int]]],
+    test: Sequence[tuple[CodeFrames, list[int]]],
     speakers: Sequence[str],
     *,
-    seed: int = 0,
     epochs: int = EPOCHS,
 ) -> Interval:
     """Train a linear layer with CTC; return the phone error rate on the test utterances.
 
     Labels are phone tokens. The interval is over ``speakers``, those of the test utterances.
     """
-    mean, deviation = moments([encoded.frames for encoded in train])
-    frames = [(encoded.frames.float() - mean) / deviation for encoded in (*train, *test)]
-    net = train_ctc(frames[: len(train)], train_labels, seed=seed, epochs=epochs)
+    mean, deviation = moments([encoded.frames for encoded, _ in train])
+
+    def inputs(encoded: CodeFrames) -> Float[Tensor, "frames channels"]:
+        return (encoded.frames.float() - mean) / deviation
+
+    net = train_ctc([inputs(encoded) for encoded, _ in train], [label for _, label in train], epochs)
     with torch.no_grad():
-        outputs = [RecogniserOutput([], net(one[None]).log_softmax(-1)) for one in frames[len(train) :]]
-    pairs = zip(test_labels, outputs, strict=True)
-    edits = np.array([edit_distance(label, greedy(output)[0]) for label, output in pairs])
-    phones = np.array([len(label) for label in test_labels])
+        outputs = [RecogniserOutput([], net(inputs(e)[None]).log_softmax(-1)) for e, _ in test]
+    edits = np.array([edit_distance(label, greedy(out)[0]) for (_, label), out in zip(test, outputs)])
+    phones = np.array([len(label) for _, label in test])
     return interval(lambda index: float(edits[index].sum() / phones[index].sum()), speakers)
 
 
 def train_ctc(
-    frames: Sequence[Float[Tensor, "_ channels"]], labels: Sequence[list[int]], *, seed: int, epochs: int
+    frames: Sequence[Float[Tensor, "_ channels"]], labels: Sequence[list[int]], epochs: int
 ) -> nn.Linear:
     """Train a linear layer with CTC; batches group utterances of similar length."""
     order = sorted(range(len(frames)), key=lambda i: len(frames[i]))
     groups = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         net = nn.Linear(frames[0].shape[1], len(PHONES) + 1)
         nn.init.zeros_(net.weight)
         optimiser = torch.optim.AdamW(net.parameters(), lr=2e-2, betas=(0.9, 0.98))
@@ -97,34 +96,32 @@ RIDGE = 1e-3
 
 def agreement(
     code: Code,
-    train: Sequence[CodeFrames],
-    test: Sequence[CodeFrames],
     teacher: Code,
-    train_truth: Sequence[CodeFrames],
-    test_truth: Sequence[CodeFrames],
+    train: Sequence[tuple[CodeFrames, CodeFrames]],
+    test: Sequence[tuple[CodeFrames, CodeFrames]],
     speakers: Sequence[str],
 ) -> Interval:
     """Mean cosine, over audible frames, between the teacher's features and a linear map of the code.
 
-    The map is a ridge regression fitted on the training utterances. The interval is over ``speakers``, those
-    of the test utterances.
+    Utterances are given as encoded by the code and by the teacher. The map is a ridge regression fitted on
+    the training utterances. The interval is over ``speakers``, those of the test utterances.
     """
-    mean, deviation = moments([encoded.frames for encoded in train])
+    mean, deviation = moments([encoded.frames for encoded, _ in train])
 
     def inputs(encoded: CodeFrames, truth: CodeFrames) -> Float[Tensor, "frames inputs"]:
         aligned = at_teachers(code, encoded, teacher, len(truth.frames))
         return F.pad((aligned - mean) / deviation, (0, 1), value=1.0).double()
 
-    dim = train[0].frames.shape[1] + 1
+    dim = len(mean) + 1
     gram = torch.zeros(dim, dim, dtype=torch.float64)
-    cross = torch.zeros(dim, train_truth[0].frames.shape[1], dtype=torch.float64)
+    cross = torch.zeros(dim, train[0][1].frames.shape[1], dtype=torch.float64)
     count = 0
-    for encoded, truth in zip(train, train_truth, strict=True):
+    for encoded, truth in train:
         x, y = inputs(encoded, truth)[truth.audible], truth.frames[truth.audible].double()
         gram, cross, count = gram + x.T @ x, cross + x.T @ y, count + len(x)
     weights = torch.linalg.solve(gram + RIDGE * count * torch.eye(dim, dtype=torch.float64), cross)
     scores = []
-    for encoded, truth in zip(test, test_truth, strict=True):
+    for encoded, truth in test:
         guess = inputs(encoded, truth)[truth.audible] @ weights
         cosine = F.cosine_similarity(guess, truth.frames[truth.audible].double(), dim=-1)
         scores.append(float(cosine.mean()))
@@ -195,17 +192,11 @@ def speaker_leakage(rows: Utterances, train: Sequence[CodeFrames], held_out: Seq
     places = [row.path.as_posix() for row in rows.held_out]
     x, y = (torch.stack([summary(encoded) for encoded in of]) for of in (train, held_out))
     pooled = fit_linear(x, labels, penalty=PENALTY)(y) == truth
-    train_frames, held_out_frames = (
-        [some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out)
-    )
-    counts = [len(frames) for frames in held_out_frames]
-    speaker_of = fit_linear(
-        torch.cat(train_frames),
-        labels.repeat_interleave(torch.tensor([len(frames) for frames in train_frames])),
-        penalty=PENALTY,
-    )
-    single = speaker_of(torch.cat(held_out_frames)) == truth.repeat_interleave(torch.tensor(counts))
-    shares = torch.stack([right.double().mean() for right in single.split(counts)])
+    x, y = ([some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out))
+    counts, held_out_counts = (torch.tensor([len(frames) for frames in of]) for of in (x, y))
+    speaker_of = fit_linear(torch.cat(x), labels.repeat_interleave(counts), penalty=PENALTY)
+    single = speaker_of(torch.cat(y)) == truth.repeat_interleave(held_out_counts)
+    shares = torch.stack([right.double().mean() for right in single.split(held_out_counts.tolist())])
     return Leak(mean_interval(pooled.double().numpy(), places), mean_interval(shares.numpy(), places))
 
 

@@ -27,9 +27,8 @@ from engine.arguments import Arguments
 from engine.files import write_json
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from eval import pitch
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
-from eval.features import Cache, compute_features
+from eval.features import Cache
 from eval.pairs import MAX_PAIRS, Pair
 from eval.scoring import FAST, METRICS
 from experiments import trainers
@@ -212,10 +211,7 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     for name, system in available.items():
         if system.scored:
             outputs_of_all += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
-    originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    wanted = [(path, [pitch.Pitch()]) for path in originals]
-    melodies = compute_features(wanted, cache, jobs=args.jobs, title="pitch")
-    outputs_of_all += toplines_and_baselines(pairs, folder, cache, melodies)
+    outputs_of_all += toplines_and_baselines(pairs, folder, cache, jobs=args.jobs)
     metrics = FAST if args.fast else METRICS
     scored, summary = score(outputs_of_all, folder, cache, metrics=metrics, jobs=args.jobs)
 

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from engine.streaming import running_maximum
 
+Wave = Float[Tensor, "batch 1 samples"]
 Curve = Float[Tensor, "batch 1 frames"]
-Powers = Float[Tensor, "batch frames"]
+Values = Float[Tensor, "batch frames"]
+Salience = Float[Tensor, "batch frames bins"]
+Last = Float[Tensor, "batch 1"]
+"""The value of the frame before a chunk."""
+Bin = Int64[Tensor, "batch frames 1"]
 
 F_MIN, F_MAX = 60.0, 500.0
 """F0 search range in Hz, that of speaking voices."""
@@ -44,18 +49,18 @@ class CorrelationState(NamedTuple):
     """Past samples that the low-pass filter still needs."""
     smooth: Float[Tensor, "batch 1 context"]
     """Past low-passed samples that the next frame still needs."""
-    loudest: Float[Tensor, "batch 1"]
+    loudest: Last
     """Decaying peak of the frames' power."""
 
 
 class Correlated(NamedTuple):
     """Correlation features of each frame, in float64."""
 
-    salience: Float[Tensor, "batch frames bins"]
+    salience: Salience
     """Normalised correlation with the signal one period earlier, reduced in quiet frames."""
-    power: Powers
+    power: Values
     """Mean power below 900 Hz of the frame's newest 25 ms."""
-    loudest: Powers
+    loudest: Values
     """Decaying peak of ``power`` up to this frame."""
 
 
@@ -100,9 +105,7 @@ class Correlation(nn.Module):
         )
 
     @torch.no_grad()
-    def step(
-        self, wave: Float[Tensor, "batch 1 samples"], state: CorrelationState
-    ) -> tuple[Correlated, CorrelationState]:
+    def step(self, wave: Wave, state: CorrelationState) -> tuple[Correlated, CorrelationState]:
         """Correlate one chunk, a whole number of hops long."""
         wave = torch.cat([state.wave, wave.double()], dim=-1)
         # A matrix product, as ONNX Runtime has no float64 convolution.
@@ -119,9 +122,7 @@ class Correlation(nn.Module):
         )
         return Correlated(salience, power, loudest), after
 
-    def _salience(
-        self, frames: Float[Tensor, "batch frames window"]
-    ) -> tuple[Float[Tensor, "batch frames bins"], Float[Tensor, "batch frames"]]:
+    def _salience(self, frames: Float[Tensor, "batch frames window"]) -> tuple[Salience, Values]:
         frames = frames - frames.mean(-1, keepdim=True)
         newest = frames[..., self.longest :]
         size = 2 ** math.ceil(math.log2(self.window))
@@ -137,9 +138,7 @@ class Correlation(nn.Module):
         return low + self.fraction * (high - low), energy[..., 0] / self.width
 
 
-def fading_peak(
-    power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"], quiet: float = QUIET
-) -> Float[Tensor, "batch frames"]:
+def fading_peak(power: Values, before: Last, quiet: float = QUIET) -> Values:
     """Return the peak power up to each frame, decaying by ``DECAY`` per frame; never below ``quiet``."""
     age = torch.arange(1, power.shape[-1] + 1, device=power.device, dtype=power.dtype) * math.log(DECAY)
     lifted = torch.maximum(power.clamp_min(quiet).log() - age, before.log())
@@ -165,7 +164,7 @@ class PitchState(NamedTuple):
 
     correlation: CorrelationState
     score: Float[Tensor, "batch bins"]
-    held: Float[Tensor, "batch 1"]
+    held: Last
 
 
 class PitchTracker(nn.Module):
@@ -186,7 +185,7 @@ class PitchTracker(nn.Module):
         shifts = torch.arange(-REACH, REACH + 1).abs().double()
         self.register_buffer("jump", JUMP_COST * shifts, persistent=False)
 
-    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Pitch:
+    def forward(self, wave: Wave) -> Pitch:
         return self.step(wave, self.begin(wave.shape[0]))[0]
 
     def begin(self, batch: int) -> PitchState:
@@ -197,7 +196,7 @@ class PitchTracker(nn.Module):
         )
 
     @torch.no_grad()
-    def step(self, wave: Float[Tensor, "batch 1 samples"], state: PitchState) -> tuple[Pitch, PitchState]:
+    def step(self, wave: Wave, state: PitchState) -> tuple[Pitch, PitchState]:
         """Track one chunk, a whole number of hops long."""
         (salience, _, _), correlation = self.correlation.step(wave, state.correlation)
         scores = self._scores(salience, state.score)
@@ -209,9 +208,7 @@ class PitchTracker(nn.Module):
             correlation, scores[:, -1], log_f0[:, -1:]
         )
 
-    def _scores(
-        self, salience: Float[Tensor, "batch frames bins"], score: Float[Tensor, "batch bins"]
-    ) -> Float[Tensor, "batch frames bins"]:
+    def _scores(self, salience: Salience, score: Float[Tensor, "batch bins"]) -> Salience:
         """Return the score of the best path into each bin; only this recursion runs frame by frame."""
         scores = []
         for now in salience.unbind(1):
@@ -223,9 +220,7 @@ class PitchTracker(nn.Module):
             scores.append(score)
         return torch.stack(scores, dim=1)
 
-    def _refined(
-        self, salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
-    ) -> Float[Tensor, "batch frames"]:
+    def _refined(self, salience: Salience, best: Bin) -> Values:
         """Return log-F0 at the maximum of the parabola through the best bin and its neighbours."""
         inner = best.clamp(1, salience.shape[-1] - 2)
         left, centre, right = (salience.gather(-1, inner + offset) for offset in (-1, 0, 1))
@@ -235,9 +230,7 @@ class PitchTracker(nn.Module):
         return (self.correlation.log_f0[inner] + shift * math.log(2.0) / BINS_PER_OCTAVE)[..., 0]
 
 
-def is_summit(
-    salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
-) -> Bool[Tensor, "batch frames 1"]:
+def is_summit(salience: Salience, best: Bin) -> Bool[Tensor, "batch frames 1"]:
     """Whether a bin or a neighbour is a local maximum; correlation that only decays from lag 0 has none."""
     # With a tolerance, because in digital silence neighbours differ by rounding only.
     middle = salience[..., 1:-1] + 1e-9
@@ -246,11 +239,7 @@ def is_summit(
     return near.gather(-1, best)
 
 
-def hold(
-    values: Float[Tensor, "batch frames"],
-    known: Bool[Tensor, "batch frames"],
-    before: Float[Tensor, "batch 1"],
-) -> Float[Tensor, "batch frames"]:
+def hold(values: Values, known: Bool[Tensor, "batch frames"], before: Last) -> Values:
     """Return the newest known value up to each frame."""
     places = torch.arange(1, values.shape[-1] + 1, device=values.device)
     newest = running_maximum(torch.where(known, places, torch.zeros_like(places)))

@@ -67,19 +67,11 @@ class Clips(NamedTuple):
 class UnlabelledSpeech(Dataset[Clips]):
     """Batches of recordings of similar length, cropped to the shortest of the batch."""
 
-    def __init__(
-        self,
-        config: SpeechConfig,
-        *,
-        split: str | None = None,
-        sample_rate: int = 16_000,
-        progress: bool = True,
-    ) -> None:
+    def __init__(self, config: SpeechConfig, *, sample_rate: int = 16_000, progress: bool = True) -> None:
         self.config, self.sample_rate = config, sample_rate
         if not config.paths:
             raise UserError("no speech was given: name manifests or folders with --data.paths")
-        chosen = config.split if split is None else split
-        rows = [row for path in config.paths for row in split_rows(path, chosen)]
+        rows = [row for path in config.paths for row in split_rows(path, config.split)]
         self.recordings = Recordings(
             rows, sample_rate=sample_rate, cache_gib=config.cache_gib, progress=progress
         )
@@ -113,7 +105,7 @@ class UnlabelledSpeech(Dataset[Clips]):
             share = self.lengths[first:last] / self.lengths[first:last].sum()
             chosen = first + rng.choice(last - first, size, replace=size > last - first, p=share)
             try:
-                return Clips(self._clips(rng, chosen, samples))
+                return Clips(self._clips(chosen, samples, rng))
             except AudioError as error:
                 for place in chosen:  # later addresses do not draw it again
                     if self.recordings.rows[int(self.order[place])].path == error.path:
@@ -132,12 +124,13 @@ class UnlabelledSpeech(Dataset[Clips]):
         return first, first + window, samples
 
     def _clips(
-        self, rng: np.random.Generator, chosen: np.ndarray, longest: int
+        self, chosen: np.ndarray, longest: int, rng: np.random.Generator | None = None
     ) -> Float[Tensor, "batch 1 samples"]:
+        """Read the beginnings of recordings or, with ``rng``, random crops, as long as the shortest."""
         samples = min(int(self.lengths[chosen].min()), longest)
         waves = []
         for place in chosen:
-            start = int(rng.integers(self.lengths[place] - samples + 1))
+            start = 0 if rng is None else int(rng.integers(self.lengths[place] - samples + 1))
             waves.append(self.recordings.read(int(self.order[place]), start, samples))
         return torch.from_numpy(np.stack(waves))[:, None]
 
@@ -147,30 +140,23 @@ class UnlabelledSpeech(Dataset[Clips]):
         every = np.unique(np.linspace(0, len(self.order) - 1, min(wanted, len(self.order))).astype(int))
         size = max(1, int(self.config.batch_seconds / self.config.longest_seconds))
         for first in range(0, len(every), size):
-            chosen = every[first : first + size]
-            samples = min(int(self.lengths[chosen].min()), self._longest)
-            waves = [self.recordings.read(int(self.order[p]), 0, samples) for p in chosen]
-            yield Clips(torch.from_numpy(np.stack(waves))[:, None])
+            yield Clips(self._clips(every[first : first + size], self._longest))
 
 
 def streamed_or_read(
-    paths: tuple[str, ...],
-    split: str,
-    build: Callable[[tuple[str, ...], bool], T],
-    *,
-    batch_seconds: float,
-    progress: bool,
-    **ranks: int,
+    config: Any, build: Callable[[Any, bool], T], *, batch_seconds: float, progress: bool, **ranks: int
 ) -> T | ShardStream[T]:
     """Return the data set of one process, of recordings or of streamed shards.
 
-    ``build`` takes the paths of corpora, and whether to show progress.
+    ``build`` takes the config, with the paths to read, and whether to show progress.
     """
-    if len(paths) != 1 or not names_shards(paths[0]):
-        return build(paths, progress)
-    return ShardStream(
-        paths[0], split, lambda folder: build((folder,), False), batch_seconds=batch_seconds, **ranks
-    )
+    if len(config.paths) != 1 or not names_shards(config.paths[0]):
+        return build(config, progress)
+
+    def of_shard(folder: str) -> T:
+        return build(replace(config, paths=(folder,)), False)
+
+    return ShardStream(config.paths[0], config.split, of_shard, batch_seconds=batch_seconds, **ranks)
 
 
 def first_of(source: T | ShardStream[T]) -> T:
@@ -180,20 +166,11 @@ def first_of(source: T | ShardStream[T]) -> T:
 
 
 def unlabelled_speech(
-    config: SpeechConfig,
-    *,
-    split: str | None = None,
-    sample_rate: int = 16_000,
-    progress: bool = True,
-    **ranks: int,
+    config: SpeechConfig, *, sample_rate: int = 16_000, progress: bool = True, **ranks: int
 ) -> UnlabelledSpeech | ShardStream[UnlabelledSpeech]:
     """Return unlabelled speech for one process, from recordings or from streamed shards."""
-    options = {"sample_rate": sample_rate, "split": split}
-    return streamed_or_read(
-        config.paths,
-        config.split if split is None else split,
-        lambda paths, shown: UnlabelledSpeech(replace(config, paths=paths), progress=shown, **options),
-        batch_seconds=config.batch_seconds,
-        progress=progress,
-        **ranks,
-    )
+
+    def build(config: SpeechConfig, progress: bool) -> UnlabelledSpeech:
+        return UnlabelledSpeech(config, sample_rate=sample_rate, progress=progress)
+
+    return streamed_or_read(config, build, batch_seconds=config.batch_seconds, progress=progress, **ranks)

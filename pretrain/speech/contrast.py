@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from pretrain.speech.student import gather_frames
+from pretrain.speech.encoder import Local
+from pretrain.speech.student import Index, gather_frames
 
 Flat = Float[Tensor, "n conv_dim"]
 
@@ -91,11 +92,7 @@ class Contrast(nn.Module):
         self.project_targets = nn.Linear(config.code_dim, config.dim)
 
     def forward(
-        self,
-        states: Float[Tensor, "rows steps hidden"],
-        local: Float[Tensor, "batch frames conv_dim"],
-        index: Int[Tensor, "rows steps"],
-        update: int,
+        self, states: Float[Tensor, "rows steps hidden"], local: Local, index: Index, update: int
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         if len(index) == len(local):  # quantise only the masked frames
             local, index = (

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioCo
 from data.frontends import hz_to_mel, mel_to_hz
 from engine.user_error import UserError
 from pretrain.speech.layers import strided_convolution, transformer_layer
+from pretrain.teacher import framing_of
 
 PHASES = 4
 """Filters per band, a quarter of a period apart, so that the sum of their rectified outputs is the level."""
@@ -87,12 +88,10 @@ class SpeechEncoderConfig:
     @property
     def receptive_field(self) -> int:
         """Receptive field of the convolutions, in samples."""
-        samples, hop = 1, 1
-        for kernel, stride in zip(self.conv_kernels, self.conv_strides):
-            samples, hop = samples + (kernel - 1) * hop, hop * stride
-        return samples
+        return framing_of(self.conv_kernels, self.conv_strides).shortest
 
-    def frames(self, samples: int) -> int:
+    def frames(self, samples: Any) -> Any:
+        """Return the number of frames, an integer or a tensor, that ``samples`` give."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
             samples = (samples - kernel) // stride + 1
         return samples
@@ -225,10 +224,8 @@ class SpeechEncoder(nn.Module):
         batch, frames = local.shape[:2]
         if n_samples is None:
             return torch.ones(batch, frames, dtype=torch.bool, device=local.device)
-        count = n_samples.to(local.device)
-        for kernel, stride in zip(self.config.conv_kernels, self.config.conv_strides):
-            count = (count - kernel).div(stride, rounding_mode="floor") + 1
-        return torch.arange(frames, device=local.device) < count.clamp(1, frames)[:, None]
+        count = self.config.frames(n_samples.to(local.device)).clamp(1, frames)
+        return torch.arange(frames, device=local.device) < count[:, None]
 
     def project(self, local: Local) -> Frames:
         return self.trunk.feature_projection(local)[0]

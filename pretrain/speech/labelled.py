@@ -1,7 +1,7 @@
 """Padded batches of partly or fully transcribed speech, by address."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +20,8 @@ from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError, at_least, within
-from pretrain.speech.batches import streamed_or_read
+from pretrain.speech.batches import NEIGHBOURS, streamed_or_read
 from pretrain.units import Units
-
-NEIGHBOURS = 4
-"""Number of utterances of similar length from which a batch is drawn, relative to the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +73,14 @@ class LabelledSpeech(Dataset[Labelled]):
     """Batches by address of utterances of similar length, with and without transcripts."""
 
     def __init__(
-        self,
-        config: LabelledConfig,
-        units: Units,
-        *,
-        sample_rate: int = 16_000,
-        split: str | None = None,
-        progress: bool = True,
+        self, config: LabelledConfig, units: Units, *, sample_rate: int = 16_000, progress: bool = True
     ) -> None:
         self.config, self.sample_rate = config, sample_rate
-        rows = labelled_rows(config.paths, config.split if split is None else split)
+        rows = labelled_rows(config.paths, config.split)
         labels = units.labels(rows)
         if not any(labels):
             raise UserError(
-                f"{', '.join(config.paths)}: no row of split {split or config.split!r} has a text "
+                f"{', '.join(config.paths)}: no row of split {config.split!r} has a text "
                 f"in {units.name}s: fill the column 'text', or choose other units"
             )
         # Chosen before any audio is read: a broken file must not change the choice of the others' labels.
@@ -110,18 +101,14 @@ class LabelledSpeech(Dataset[Labelled]):
         """Indices of unlabelled rows, in order of duration."""
         if not self.order:
             raise UserError(
-                f"no labelled recording of split {split or config.split!r} is shorter than "
+                f"no labelled recording of split {config.split!r} is shorter than "
                 f"{config.longest_seconds:g} s: raise --data.longest-seconds"
             )
 
     @property
     def summary(self) -> str:
-        labelled = f"{len(self.order)} utterances with labels ({self.seconds / 60:.1f} min)"
-        return f"{labelled}, {len(self.others)} without"
-
-    @property
-    def seconds(self) -> float:
-        return float(self.recordings.lengths[self.order].sum()) / self.sample_rate
+        minutes = self.recordings.lengths[self.order].sum() / self.sample_rate / 60
+        return f"{len(self.order)} utterances with labels ({minutes:.1f} min), {len(self.others)} without"
 
     def __getitem__(self, address: Address) -> Labelled:
         rng = np.random.default_rng(list(address))
@@ -169,24 +156,15 @@ class LabelledSpeech(Dataset[Labelled]):
 
 
 def labelled_speech(
-    config: LabelledConfig,
-    units: Units,
-    *,
-    sample_rate: int = 16_000,
-    split: str | None = None,
-    progress: bool = True,
-    **ranks: int,
+    config: LabelledConfig, units: Units, *, sample_rate: int = 16_000, progress: bool = True, **ranks: int
 ) -> LabelledSpeech | ShardStream[LabelledSpeech]:
     """Return transcribed speech for one process, from recordings or from streamed shards."""
-    options = {"sample_rate": sample_rate, "split": split}
-    return streamed_or_read(
-        config.paths,
-        config.split if split is None else split,
-        lambda paths, shown: LabelledSpeech(replace(config, paths=paths), units, progress=shown, **options),
-        batch_seconds=config.batch_seconds + config.unlabelled_seconds,
-        progress=progress,
-        **ranks,
-    )
+
+    def build(config: LabelledConfig, progress: bool) -> LabelledSpeech:
+        return LabelledSpeech(config, units, sample_rate=sample_rate, progress=progress)
+
+    seconds = config.batch_seconds + config.unlabelled_seconds
+    return streamed_or_read(config, build, batch_seconds=seconds, progress=progress, **ranks)
 
 
 def subset(indices: Sequence[int], share: float, seed: int) -> list[int]:

@@ -49,11 +49,6 @@ class SpeechRecogniser(nn.Module):
     def sample_rate(self) -> int:
         return self.config.encoder.sample_rate
 
-    @property
-    def hop(self) -> int:
-        """Samples per output frame."""
-        return self.config.encoder.hop
-
     def forward(self, wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> RecogniserOutput:
         return self.read(self.encoder(wave, n_samples))
 
@@ -72,11 +67,6 @@ class SpeechRecogniser(nn.Module):
     def transcribe(self, wave: Wave) -> list[str]:
         """Return the text of each wave by greedy decoding; phones are separated by spaces."""
         return [self.units.text(tokens) for tokens in greedy(self(wave))]
-
-
-def load_speech_recogniser(folder: str | Path) -> SpeechRecogniser:
-    """Load an exported recogniser, frozen and in evaluation mode."""
-    return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
 
 
 PUBLISHED = "data2vec-audio"
@@ -106,26 +96,21 @@ def load_speech_encoder(path: str | Path) -> SpeechEncoder:
     return load_network(folder, SpeechEncoderConfig, SpeechEncoder)
 
 
-def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig:
-    """Convert transformers' configuration to ours."""
-    if published.add_adapter or published.hidden_act != "gelu" or published.feat_extract_activation != "gelu":
-        raise UserError(f"{where} has an adapter or an activation other than gelu: it cannot be used here")
-    values: dict[str, Any] = {ours: getattr(published, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return SpeechEncoderConfig(**values)
-
-
 def _published(name: str) -> SpeechEncoder:
     """Load with transformers, without heads for recognition or classification."""
     try:
-        theirs = Data2VecAudioConfig.from_pretrained(name)
-        if theirs.model_type != PUBLISHED:
-            raise UserError(f"{name} is a {theirs.model_type}: only {PUBLISHED} checkpoints are loaded")
+        config = Data2VecAudioConfig.from_pretrained(name)
+        if config.model_type != PUBLISHED:
+            raise UserError(f"{name} is a {config.model_type}: only {PUBLISHED} checkpoints are loaded")
         model = Data2VecAudioModel.from_pretrained(name)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name} cannot be loaded: {reason} (give a local folder instead)") from None
-    encoder = SpeechEncoder(config_of(theirs, name))
+    if config.add_adapter or config.hidden_act != "gelu" or config.feat_extract_activation != "gelu":
+        raise UserError(f"{name} has an adapter or an activation other than gelu: it cannot be used here")
+    values: dict[str, Any] = {ours: getattr(config, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
+    values = {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
+    encoder = SpeechEncoder(SpeechEncoderConfig(**values))
     state = model.state_dict()
     # Only pretraining needs it; checkpoints fine-tuned without masks lack it.
     state.setdefault("masked_spec_embed", encoder.trunk.masked_spec_embed.detach())

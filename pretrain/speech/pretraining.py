@@ -65,14 +65,13 @@ class Pretraining:
             self.contrast = self.heads["contrast"] = Contrast(config.contrast, dim=dim, local_dim=local_dim)
         if config.spectrum:
             self.spectrum = self.heads["spectrum"] = Spectrum(config.spectrum, dim=dim, encoder=config.model)
-        learned = [self.encoder, self.student, self.heads]
-        self.players = {"encoder": Player(learned, config.optim, "encoder")}
+        self.learned = nn.ModuleList([self.encoder, self.student, self.heads])
+        self.players = {"encoder": Player(self.learned, config.optim, "encoder")}
 
     def update(self, batch: Clips, step: int) -> Mapping[str, Tensor]:
         player = self.players["encoder"]
         before = player.updates
-        for module in (self.encoder, self.student, self.heads):
-            module.train()
+        self.learned.train()
 
         loss, scalars = self.losses(batch.wave, before)
         player.step(loss)
@@ -84,8 +83,7 @@ class Pretraining:
 
     def losses(self, wave: Float[Tensor, "batch 1 samples"], update: int) -> Losses:
         """Return the weighted sum of all loss terms, and the scalars to log."""
-        config, encoder = self.config, self.encoder
-        local = encoder.local(wave)
+        encoder, local = self.encoder, self.encoder.local(wave)
         normed = encoder.trunk.feature_projection.layer_norm(local)
         projected = encoder.project(local)
         states, index = self.student(encoder, projected)
@@ -93,26 +91,25 @@ class Pretraining:
         # Approaches 0 when the convolutions' output collapses.
         scalars = {"local_mean_square": local.detach().float().square().mean()}
 
-        if config.regression and self.regression and self.teacher:
+        if self.regression and self.teacher:
             with torch.no_grad():  # the teacher's input is unmasked; it shares all below its layers
                 target = gather_frames(self.teacher(encoder.position(projected)), index)
             term, terms = self.regression(states, target)
-            loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **terms}
-        if config.contrast and self.contrast:
+            loss, scalars = loss + self.regression.config.weight * term, scalars | terms
+        if self.contrast:
             term, terms = self.contrast(states, normed, index, update)
-            loss, scalars = loss + config.contrast.weight * term, {**scalars, **terms}
-        if config.spectrum and self.spectrum:
+            loss, scalars = loss + self.contrast.config.weight * term, scalars | terms
+        if self.spectrum:
             target = gather_frames(self.spectrum.target(wave, local.shape[1]), index)
             term, terms = self.spectrum(states, target)
-            loss, scalars = loss + config.spectrum.weight * term, {"spectrum": term, **scalars, **terms}
+            loss, scalars = loss + self.spectrum.config.weight * term, scalars | terms
         return loss, {name: value.detach() for name, value in {"total": loss, **scalars}.items()}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the loss terms on the validation clips, with the same masks in every call."""
         device = next(self.encoder.parameters()).device
-        for module in (self.encoder, self.student, self.heads):
-            module.eval()
+        self.learned.eval()
         totals: dict[str, float] = {}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
@@ -127,8 +124,7 @@ class Pretraining:
         """Return the log-mels of a validation clip, and a copy with predictions at the masked frames."""
         if not (self.spectrum and self.validation):
             return Samples()
-        for module in (self.encoder, self.student, self.heads):
-            module.eval()
+        self.learned.eval()
         wave = self.validation[0].wave[:1].to(next(self.encoder.parameters()).device)
         projected = self.encoder.project(self.encoder.local(wave))
         states, index = self.student(self.encoder, projected)

@@ -1,7 +1,6 @@
 """The CTC training task: from scratch or on a pretrained encoder, with full or partial labels."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -166,9 +165,9 @@ def _encoder_views(
     """Return the output for views with different masks; ``trains``: the convolutions, the whole encoder."""
     encoder = network.encoder
     wave, samples = change_wave_speed(batch.wave, batch.samples, augment.speed)
-    with nullcontext() if trains[0] else torch.no_grad():
+    with torch.set_grad_enabled(trains[0]):
         local = encoder.local(wave, samples)
-    with nullcontext() if trains[1] else torch.no_grad():
+    with torch.set_grad_enabled(trains[1]):
         frames, mask_vector = encoder.project(local), encoder.trunk.masked_spec_embed
         views = torch.cat([mask_frames(frames, mask_vector, augment) for _ in range(n_views)])
         valid = encoder.valid_frames(samples, local).repeat(n_views, 1)

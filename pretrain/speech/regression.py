@@ -114,12 +114,14 @@ class Regression(nn.Module):
         self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps hidden"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         prediction = self.head(states).float()
+        loss = masked_regression(prediction, target)
         scalars = {
+            "regression": loss,
             "spread/target": spread(target),
             "spread/prediction": spread(prediction.detach()),
             "variance_explained": variance_explained(prediction.detach(), target),
         }
-        return masked_regression(prediction, target), scalars
+        return loss, scalars
 
     def guard(self, scalars: dict[str, Tensor], update: int) -> None:
         """Raise an error if the targets or predictions have collapsed to one vector."""
@@ -164,8 +166,8 @@ class Spectrum(nn.Module):
         self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps mels"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         prediction = self.head(states).float()
-        explained = variance_explained(prediction.detach(), target)
-        return F.mse_loss(prediction, target), {"spectrum_explained": explained}
+        loss, explained = F.mse_loss(prediction, target), variance_explained(prediction.detach(), target)
+        return loss, {"spectrum": loss, "spectrum_explained": explained}
 
 
 def masked_regression(prediction: Steps, target: Steps) -> Float[Tensor, ""]:

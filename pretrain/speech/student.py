@@ -1,7 +1,6 @@
 """Masking of the student's input: mask tokens, or encoding only the unmasked frames (data2vec 2.0)."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,13 +68,9 @@ def gather_frames(
     return x.reshape(-1, dim).index_select(0, flat).view(*index.shape, dim)
 
 
-class Prediction(NamedTuple):
-    """The student's states at the masked steps, from which targets are predicted."""
-
-    states: Float[Tensor, "rows steps dim"]
-    """Hidden states; with several masks per clip, row ``i`` belongs to clip ``i % batch``."""
-    index: Int[Tensor, "rows steps"]
-    """Frame indices of the steps."""
+Prediction = tuple[Float[Tensor, "rows steps dim"], Index]
+"""The student's states at the masked steps, from which targets are predicted, and the steps' frame indices;
+with several masks per clip, row ``i`` belongs to clip ``i % batch``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +94,7 @@ class MaskToken(nn.Module):
         mask = equally_many(span_mask(batch, frames, self.config.mask, projected.device))
         index = masked_indices(mask)
         x = mask_out(projected, mask, encoder)
-        return Prediction(gather_frames(encoder.layers(encoder.position(x))[-1], index), index)
+        return gather_frames(encoder.layers(encoder.position(x))[-1], index), index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +138,7 @@ class MultiMask(nn.Module):
         # The position embedding is a convolution over neighbouring frames, so masking must come first.
         x = encoder.position(mask_out(projected.repeat(self.config.masks, 1, 1), mask, encoder))
         encoded = encoder.layers(gather_frames(x, unmasked))[-1]
-        return Prediction(gather_frames(self.decoder(encoded, unmasked, frames), masked), masked)
+        return gather_frames(self.decoder(encoded, unmasked, frames), masked), masked
 
 
 class Decoder(nn.Module):

@@ -1,4 +1,4 @@
-"""Probes of content codes: they find what is there and not what is not, and never what they learned."""
+"""Probes of content codes: they find present information only, and are not tested on training data."""
 
 import math
 from itertools import count
@@ -23,7 +23,7 @@ SOUNDS = {"s": 5_000.0, "i": 2_400.0, "m": 400.0}
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Three speakers who are tones: four utterances to learn from, two held out; one is only there."""
+    """Three speakers, each a tone, with four training and two validation utterances; one without training."""
     rows, time = [], torch.arange(6_400) / SAMPLE_RATE
     for speaker, hertz in enumerate(HERTZ):
         for number in range(6):
@@ -46,7 +46,7 @@ SPECTRUM = Code(name="spectrum", encode=bands, hop=160)
 
 
 def noise() -> Code:
-    """A code that has nothing to do with the wave."""
+    """A code that is independent of the wave."""
     number = count()
 
     def random(wave: Tensor) -> Tensor:
@@ -56,30 +56,30 @@ def noise() -> Code:
     return Code(name="noise", encode=random, hop=160)
 
 
-def test_speakers_are_found_where_they_are_and_not_where_they_are_not(corpus: Path) -> None:
-    told = utterances(corpus)
-    assert (len(told.speakers), len(told.held_out)) == (3, 6)
-    assert told.chance == pytest.approx(1 / 3)
+def test_speaker_probe_separates_spectra_but_not_noise(corpus: Path) -> None:
+    chosen = utterances(corpus)
+    assert (len(chosen.speakers), len(chosen.held_out)) == (3, 6)
+    assert chosen.chance == pytest.approx(1 / 3)
     leaks = []
     for code in (SPECTRUM, noise()):
-        encoded = [[encode(code, row.path) for row in rows] for rows in (told.train, told.held_out)]
-        leaks.append(speaker_leakage(told, *encoded))
+        encoded = [[encode(code, row.path) for row in rows] for rows in (chosen.train, chosen.held_out)]
+        leaks.append(speaker_leakage(chosen, *encoded))
     assert leaks[0].pooled[0] == leaks[0].single[0] == 1.0
     assert leaks[1].pooled[0] < 1.0
     assert abs(leaks[1].single[0] - 1 / 3) < 0.2
 
 
-def test_nothing_that_is_asked_about_was_learned_from(corpus: Path) -> None:
-    told = utterances(corpus)
-    assert not {row.path for row in told.train} & {row.path for row in told.held_out}
-    assert {row.split for row in told.train} == {"train"}
-    assert told.speakers == ["s0", "s1", "s2"]
+def test_speaker_probe_is_not_tested_on_training_utterances(corpus: Path) -> None:
+    chosen = utterances(corpus)
+    assert not {row.path for row in chosen.train} & {row.path for row in chosen.held_out}
+    assert {row.split for row in chosen.train} == {"train"}
+    assert chosen.speakers == ["s0", "s1", "s2"]
     fewer = utterances(corpus, per_speaker=2)
     assert len(fewer.train) == 6
-    assert fewer.held_out == told.held_out
+    assert fewer.held_out == chosen.held_out
 
 
-def test_pauses_do_not_count() -> None:
+def test_pauses_are_not_audible() -> None:
     time = torch.arange(8_000) / SAMPLE_RATE
     tone = 0.3 * torch.sin(2 * torch.pi * 500 * time)[None, None]
     audible = audible_frames(torch.cat([tone, torch.zeros(1, 1, 24_000)], dim=-1), SAMPLE_RATE, 200)
@@ -95,7 +95,7 @@ def test_too_few_speakers_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> Path:
-    """A corpus of tones for phones: who is asked about never taught."""
+    """A corpus with a tone per phone; test speakers of phones are not training speakers."""
     rows, words = [], ["s i m", "m i s", "i m s i", "m s i m", "s m i", "i s m"]
     for number in range(24):
         phones, path = words[number % 6], tmp_path / f"{number}.wav"
@@ -103,8 +103,8 @@ def spoken(tmp_path: Path) -> Path:
         tones = [0.3 * torch.sin(2 * torch.pi * SOUNDS[p] * time) for p in phones.split()]
         wave = torch.cat([part for tone in tones for part in (tone, torch.zeros(800))])
         save(path, (wave + 0.001 * torch.randn(len(wave)))[None, None], SAMPLE_RATE)
-        asked, known = number % 4 == 3, number % 2
-        split, speaker = ("validation", f"v{known}") if asked else ("train", f"t{known}")
+        is_test, voice = number % 4 == 3, number % 2
+        split, speaker = ("validation", f"v{voice}") if is_test else ("train", f"t{voice}")
         rows.append(Row(path=path, split=split, speaker=speaker, extra={"phonemes": phones}))
     for name, split in (
         ("t0", "validation"),
@@ -118,23 +118,24 @@ def spoken(tmp_path: Path) -> Path:
     return tmp_path / "manifest.csv"
 
 
-def test_phones_are_read_where_they_are(spoken: Path) -> None:
+def test_phone_probe_reads_spectra_but_not_noise(spoken: Path) -> None:
     of = speech(spoken, most=100, per_speaker=0)
     voices = {row.path: row.speaker for row in rows_from(spoken)}
     assert not {voices[path] for path in of.train} & {voices[path] for path in of.test}
-    labels = [list(paths.values()) for paths in (of.train, of.test)]
     errors = []
     for code in (SPECTRUM, noise()):
-        train, test = ([encode(code, path) for path in paths] for paths in (of.train, of.test))
-        errors.append(phone_error(train, labels[0], test, labels[1], of.speakers, epochs=40))
+        train, test = (
+            [(encode(code, path), label) for path, label in part.items()] for part in (of.train, of.test)
+        )
+        errors.append(phone_error(train, test, of.speakers, epochs=40))
     assert errors[0][0] < 0.5 * errors[1][0]
     assert errors[0][1] <= errors[0][0] <= errors[0][2]
 
 
-def test_agreement_is_found_through_a_map_and_a_delay() -> None:
+def test_agreement_allows_a_linear_map_and_a_delay() -> None:
     torch.manual_seed(0)
     teacher = Code(name="teacher", encode=bands, hop=400, offset=200)
-    late = Code(name="late", encode=bands, hop=400, offset=-600)  # its frames stand two earlier
+    late = Code(name="late", encode=bands, hop=400, offset=-600)  # delayed by two frames
     hidden = [torch.randn(60, 4) for _ in range(8)]
     all_of = torch.ones(60, dtype=torch.bool)
     mix = torch.randn(4, 6)
@@ -142,16 +143,14 @@ def test_agreement_is_found_through_a_map_and_a_delay() -> None:
     same = [CodeFrames(frames=torch.cat([x[:2], x[:-2]]).half(), audible=all_of) for x in hidden]
     other = [CodeFrames(frames=torch.randn(60, 4).half(), audible=all_of) for _ in range(8)]
     found, missed = (
-        agreement(late, encoded[:6], encoded[6:], teacher, truth[:6], truth[6:], ["a", "b"])
-        for encoded in (same, other)
+        agreement(late, teacher, pairs[:6], pairs[6:], ["a", "b"])
+        for pairs in (list(zip(same, truth)), list(zip(other, truth)))
     )
     assert found[0] > 0.9  # the last two frames have no partner
     assert abs(missed[0]) < 0.3
 
 
-def test_the_table_has_a_line_for_each_code(
-    spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_has_a_row_per_code(spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = StudentConfig(
         encoder=CausalEncoderConfig(n_channels=8, n_blocks=1, dim=4, n_mels=20), teacher_dim=3
     )
@@ -159,13 +158,13 @@ def test_the_table_has_a_line_for_each_code(
     code = open_code(f"student:{tmp_path / 'student'}")
     assert code.encode(torch.zeros(1, 1, 1_600)).shape == (1, 4, 10)
     main(["--data", str(spoken), "--code", code.name, "--most", "4"])
-    told = capsys.readouterr().out
-    assert "trained on 4 utterances" in told
-    assert all(f"\n| {name} " in told for name in ("log-mel", code.name, "chance"))
+    printed = capsys.readouterr().out
+    assert "trained on 4 utterances" in printed
+    assert all(f"\n| {name} " in printed for name in ("log-mel", code.name, "chance"))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("options", "complaint"),
     [
         ("--code nothing:x", "no kind 'nothing'"),
         ("--code student:nowhere", "nowhere"),
@@ -174,24 +173,24 @@ def test_the_table_has_a_line_for_each_code(
         ("--most 0", "--most 0"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(
-    words: str, told: str, spoken: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_give_one_sentence(
+    options: str, complaint: str, spoken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["--data", str(spoken), *words.split()])
+        main(["--data", str(spoken), *options.split()])
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert complaint in error
     assert error.count("\n") == 1
 
 
-def test_a_bad_recording_is_left_out_and_named(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_recording_is_left_out_and_named(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = spoken.parent / "0.wav"
     bad.write_bytes(b"no sound")
     with pytest.raises(SystemExit) as end:
         main(["--data", str(spoken), "--most", "100"])
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert end.value.code == 1
-    assert "| log-mel " in said.out
-    assert "1 left out" in said.err
-    assert str(bad) in said.err
+    assert "| log-mel " in printed.out
+    assert "1 left out" in printed.err
+    assert str(bad) in printed.err

@@ -1,4 +1,4 @@
-"""Copy-synthesis, with vocoders that are known: one that copies, one that errs."""
+"""Copy synthesis with stand-in vocoders: Griffin-Lim made louder, and one that returns NaN."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def run(corpus: Path, out: Path, *words: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_scores_come_also_by_the_values_of_a_column(corpus: Path, tmp_path: Path) -> None:
+def test_by_adds_a_row_per_value_of_a_column(corpus: Path, tmp_path: Path) -> None:
     lines = [f"{s}/{n}.wav,{s},{'en' if s == 'anna' else 'zh'}" for s in ("anna", "bert") for n in range(2)]
     (corpus / "metadata.csv").write_text("\n".join(["path,speaker,language", *lines]) + "\n")
     rows = run(corpus, tmp_path / "out", "--vocoder", "runs/loud/export", "--by", "language")
@@ -93,7 +93,7 @@ def test_every_system_copies_every_recording(corpus: Path, tmp_path: Path) -> No
     assert "| loud" in (tmp_path / "out/table.md").read_text()
 
 
-def test_griffin_lim_hears_each_definition_once(corpus: Path, tmp_path: Path) -> None:
+def test_griffin_lim_runs_once_per_mel_definition(corpus: Path, tmp_path: Path) -> None:
     words = ["--vocoder", "a", "b", "--vocoder", "c_22k", "--n-utterances", "1"]
     rows = run(corpus, tmp_path / "out", *words)
     names = list(dict.fromkeys(row["system"] for row in rows))
@@ -106,25 +106,24 @@ def test_few_utterances_are_spread_over_speakers(corpus: Path, tmp_path: Path) -
     assert {row["speaker"] for row in rows if row["system"] == "original"} == {"anna", "bert"}
 
 
-def test_a_vocoder_that_makes_nan_is_named(corpus: Path, tmp_path: Path) -> None:
+def test_vocoder_returning_nan_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nan turned the mel of .*wav into NaN"):
         run(corpus, tmp_path / "out", "--vocoder", "nan")
 
 
-def test_unknown_words_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_unknown_split_and_option_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no recordings in split 'exam'"):
         run(corpus, tmp_path / "out", "--split", "exam")
     with pytest.raises(UserError, match="did you mean --vocoder"):
         run(corpus, tmp_path / "out", "--vocodr", "x")
 
 
-def test_runs_are_called_by_their_folder_and_told_apart() -> None:
+def test_labels_are_folder_names_unless_these_repeat() -> None:
     assert copy_synthesis.label(["runs/a/export", "runs/b"]) == ["a", "b"]
     assert copy_synthesis.label(["x/a/export", "y/a"]) == ["x/a/export", "y/a"]
 
 
-def test_an_interval_knows_how_many_speakers_spoke() -> None:
-    """A hundred recordings of two speakers say no more of the next speaker than two do."""
+def test_interval_resamples_speakers_not_recordings() -> None:
     values = np.repeat([0.0, 1.0], 50)
     found = interval(values, np.repeat(["a", "b"], 50))
     assert (found["mean"], found["low"], found["high"], found["n"]) == (0.5, 0.0, 1.0, 100)
@@ -132,7 +131,7 @@ def test_an_interval_knows_how_many_speakers_spoke() -> None:
     assert 0.35 < narrow["low"] < 0.5 < narrow["high"] < 0.65
 
 
-def test_what_was_not_scored_is_a_dash() -> None:
+def test_missing_score_is_a_dash() -> None:
     rows = [
         {"system": "a", "speaker": "x", "log_mel_l1": 0.5, "pesq": float("nan")},
         {"system": "b", "speaker": "x", "pesq": 2.0},

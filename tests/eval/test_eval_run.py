@@ -1,4 +1,4 @@
-"""The command: from pairs or a corpus and a converter to rows, summary and page, the same every time."""
+"""The evaluation command: from pairs or a corpus and a converter to rows, summary and report."""
 
 import csv
 import json
@@ -54,24 +54,11 @@ def start(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     run.main()
 
 
-def test_a_converter_is_scored_beside_everything_else(
+def test_converter_is_scored_with_baselines_and_toplines_deterministically(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "load_converter", lambda folder: Louder())
-    flags = (
-        "--data",
-        corpus,
-        "--converter",
-        "x",
-        "--metrics",
-        "pitch",
-        "--examples",
-        2,
-        "--n-pairs",
-        4,
-        "--jobs",
-        1,
-    )
+    flags = f"--data {corpus} --converter x --metrics pitch --examples 2 --n-pairs 4 --jobs 1".split()
     for name in ("first", "second"):
         start(monkeypatch, *flags, "--out", tmp_path / name, "--cache", tmp_path / f"cache of {name}")
     rows = list(csv.DictReader((tmp_path / "first" / "rows.csv").open()))
@@ -97,7 +84,7 @@ def test_a_converter_is_scored_beside_everything_else(
     assert "rows.csv is there already: --overwrite replaces it" in capsys.readouterr().err
 
 
-def test_good_outputs_are_scored_and_bad_ones_listed(
+def test_unusable_outputs_are_listed_and_the_rest_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,16 +98,16 @@ def test_good_outputs_are_scored_and_bad_ones_listed(
     with pytest.raises(SystemExit) as end:
         start(monkeypatch, *flags, "--no-baselines")
     assert end.value.code == 1
-    told = capsys.readouterr().err
-    assert "1 outputs scored, 3 left out:" in told
+    error = capsys.readouterr().err
+    assert "1 outputs scored, 3 left out:" in error
     for line, why in ((3, "broken.wav"), (4, "does not exist"), (5, "lasts 0.010 s")):
-        assert any(f"pairs.csv line {line}: " in row and why in row for row in told.splitlines())
+        assert any(f"pairs.csv line {line}: " in row and why in row for row in error.splitlines())
     (row,) = csv.DictReader(Path("report/rows.csv").read_text().splitlines())
     assert row["output"].endswith("good.wav")
     assert len(json.loads(Path("report/summary.json").read_text())["left_out"]) == 3
 
 
-def test_a_silent_output_counts_as_the_worst_and_is_named(
+def test_silent_output_gets_the_worst_scores_and_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("resemblyzer", "pocketsphinx", "jiwer", "num2words"):
@@ -164,7 +151,7 @@ def test_references_are_averaged(tmp_path: Path) -> None:
         (["--pairs", "x.csv", "--recogniser", "nowhere"], "nowhere holds no recogniser"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_invalid_options_give_one_sentence(
     words: list[str],
     complaint: str,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The list of pairs: the same every time, fair to every speaker, and strict about what it reads."""
+"""Evaluation pairs: the drawn list is fixed and balanced, CSV files are read back and validated."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def corpus(folder: Path, n_speakers: int, n_utterances: int) -> Path:
     return folder
 
 
-def test_ten_speakers_give_all_ordered_pairs_always_the_same(tmp_path: Path) -> None:
+def test_ten_speakers_give_all_ordered_pairs_deterministically(tmp_path: Path) -> None:
     pairs = fixed_pairs(corpus(tmp_path, 10, 10))
     assert pairs == fixed_pairs(tmp_path)
     assert len(pairs) == len({(p.source.parent, p.target.parent) for p in pairs}) == 90
@@ -33,9 +33,7 @@ def test_ten_speakers_give_all_ordered_pairs_always_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("n_speakers", "n_utterances"), [(10, 10), (3, 3), (25, 5)])
-def test_no_converter_hears_what_it_is_compared_with(
-    tmp_path: Path, n_speakers: int, n_utterances: int
-) -> None:
+def test_references_exclude_the_scored_target(tmp_path: Path, n_speakers: int, n_utterances: int) -> None:
     for pair in fixed_pairs(corpus(tmp_path, n_speakers, n_utterances)):
         assert pair.target not in pair.voice_clips
         assert pair.target_other != pair.target
@@ -49,7 +47,7 @@ def test_speakers_are_used_equally(tmp_path: Path) -> None:
         assert {names.count(name) for name in names} == {6}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_pairs_are_read_back(tmp_path: Path) -> None:
     a, b, c = (tmp_path / name for name in ("a.wav", "b.wav", "c.wav"))
     pair = Pair(source=a, target=b, output=c, text="x, y", system="ours", target_other=a, references=(a, c))
     write_pairs(tmp_path / "lists" / "pairs.csv", [pair])
@@ -67,12 +65,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("", "lacks the column 'source'"),
     ],
 )
-def test_a_bad_list_is_refused_in_one_sentence(tmp_path: Path, content: str, complaint: str) -> None:
+def test_invalid_csv_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "pairs.csv").write_text(content)
     with pytest.raises(UserError, match=complaint):
         read_pairs(tmp_path / "pairs.csv")
 
 
-def test_a_corpus_without_the_split_is_refused(tmp_path: Path) -> None:
+def test_corpus_without_the_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no labelled speakers in split 'dev'; it has test"):
         fixed_pairs(corpus(tmp_path, 3, 3), "dev")

@@ -1,4 +1,4 @@
-"""Scores from features: error rates, intervals, the cache, and the whole way with a cheap judge."""
+"""Scores from features: error rates, intervals, the cache, and score_pairs with a cheap judge."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +15,18 @@ from engine.user_error import UserError
 from eval.error_rates import error_rates, normalise, phones_changed
 from eval.features import Cache, content_hash
 from eval.pairs import Pair
-from eval.recognisers import Moonshine
+from eval.recognisers import Moonshine, TrainedRecogniser
 from eval.scoring import Judges, interval, score_pairs, summarise, word_scores
-from eval.trained_recogniser import TrainedRecogniser
 
 RATE = 16_000
 
 
 def test_error_rates_ignore_case_and_punctuation_and_average_decodings() -> None:
-    heard = {"texts": np.array(["dont stop", "don't go"])}
-    rates = error_rates("Don’t — STOP!", heard)
+    recognised = {"texts": np.array(["dont stop", "don't go"])}
+    rates = error_rates("Don’t — STOP!", recognised)
     assert rates["wer"] == pytest.approx(0.5)
     assert rates["cer"] == pytest.approx((1 + 3) / 2 / len("don't stop"))
-    assert np.isnan(error_rates("", heard)["cer"])
+    assert np.isnan(error_rates("", recognised)["cer"])
 
 
 @pytest.mark.parametrize(
@@ -42,19 +41,19 @@ def test_error_rates_ignore_case_and_punctuation_and_average_decodings() -> None
         ("1" * 400, "1" * 400),
     ],
 )
-def test_texts_are_compared_as_they_are_spoken(written: str, spoken: str) -> None:
+def test_normalisation_spells_out_numbers_and_abbreviations(written: str, spoken: str) -> None:
     assert normalise(written) == normalise(spoken) == spoken
 
 
-def test_a_text_in_other_letters_has_no_error_rate_by_a_recogniser_of_english() -> None:
-    heard = {"texts": np.array(["show what"])}
+def test_english_recogniser_gives_no_error_rate_for_other_scripts() -> None:
+    recognised = {"texts": np.array(["show what"])}
     for text, known in (("说话", False), ("Größe naïve", True), ("", False)):
-        rates = word_scores(text, heard, heard, Moonshine())
+        rates = word_scores(text, recognised, recognised, Moonshine())
         assert np.isfinite(rates["cer"]) == known
-    assert np.isfinite(word_scores("说话", heard, heard, TrainedRecogniser("folder"))["cer"])
+    assert np.isfinite(word_scores("说话", recognised, recognised, TrainedRecogniser("folder"))["cer"])
 
 
-def test_phones_are_compared_with_the_source() -> None:
+def test_phones_changed_is_relative_to_the_source() -> None:
     source, output = ({"phones": np.array([said])} for said in ("a b c d", "a c d d"))
     assert phones_changed(source, source) == 0
     assert phones_changed(source, output) == 0.5
@@ -62,19 +61,19 @@ def test_phones_are_compared_with_the_source() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
-def test_an_interval_holds_its_mean_and_is_drawn_the_same(values: list[float]) -> None:
+def test_interval_contains_the_mean_and_is_deterministic(values: list[float]) -> None:
     found = interval(np.array(values))
     assert found["low"] - 1e-6 <= found["mean"] <= found["high"] + 1e-6
     assert found == interval(np.array(values))
 
 
-def test_rows_without_a_value_are_left_out() -> None:
+def test_nan_is_excluded_from_summaries() -> None:
     summary = summarise([{"system": "a", "cer": 0.5}, {"system": "a", "cer": float("nan")}])
     assert summary["a"]["cer"]["n"] == 1
     assert "wer" not in summary["a"]
 
 
-def test_a_file_is_known_by_its_content_and_a_broken_entry_is_computed_again(tmp_path: Path) -> None:
+def test_cache_is_keyed_by_content_and_broken_entries_are_recomputed(tmp_path: Path) -> None:
     file, cache, calls = tmp_path / "x", Cache(tmp_path / "cache"), []
 
     def compute() -> dict[str, np.ndarray]:
@@ -95,7 +94,7 @@ def test_a_file_is_known_by_its_content_and_a_broken_entry_is_computed_again(tmp
 
 @dataclass(frozen=True)
 class Loudness:
-    """A judge of voices that hears two numbers only."""
+    """A judge of voices with the mean level as embedding."""
 
     kind: str = "loudness"
 
@@ -117,7 +116,7 @@ def pair(tmp_path: Path) -> Pair:
     return Pair(source=source, target=target, output=output, where="pairs.csv line 2")
 
 
-def test_an_output_like_its_target_is_nearer_to_it(pair: Pair, tmp_path: Path) -> None:
+def test_output_similar_to_the_target_scores_nearer(pair: Pair, tmp_path: Path) -> None:
     pairs = [pair, replace(pair, output=pair.source, system="copy")]
     rows, summary = score_pairs(pairs, ["similarity"], judges=Judges(voice=Loudness()), cache=tmp_path / "c")
     assert [row["nearer_to_target"] for row in rows] == [1, 0]
@@ -136,7 +135,7 @@ def test_an_output_like_its_target_is_nearer_to_it(pair: Pair, tmp_path: Path) -
         ("source", lambda p: write(p, 0.0), "line 2: .*bad.wav is silent"),
     ],
 )
-def test_a_bad_file_is_named_with_its_line(
+def test_unusable_file_is_named_with_its_line(
     pair: Pair, tmp_path: Path, column: str, make, complaint: str
 ) -> None:
     bad = replace(pair, **{column: make(tmp_path / "bad.wav")})

@@ -1,4 +1,4 @@
-"""Converters of mels in the table: what they are called, how many there are, and what is refused."""
+"""Mel converters as systems of an evaluation: their names, their vocoders, and refused arguments."""
 
 import csv
 import sys
@@ -13,7 +13,7 @@ from data.frontends import NAMED
 from engine.checkpoint import export
 from engine.user_error import UserError
 from eval import run
-from eval.two_stage import load_two_stage, readable
+from eval.outputs import load_two_stage, readable
 from vocoders.hifigan import V2_16K, HiFiGAN
 from vocoders.vocoder import VocoderConfig
 from w2w.baselines.cluit_mel.config import CluitMelConfig
@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_system_is_called_after_its_folders_and_numbered_where_that_is_taken(here):
+def test_system_names_come_from_folders_and_repetitions_are_numbered(here):
     export_of = "runs/road/export"
     named = [export_of, f"{export_of}+griffin_lim", f"{export_of}+runs/tuned/export", export_of]
     found = load_two_stage(named, taken={"converter", "road"})
@@ -48,7 +48,7 @@ def test_a_system_is_called_after_its_folders_and_numbered_where_that_is_taken(h
     assert not torch.equal(own(mel), other(mel))
 
 
-def test_a_folder_may_have_a_plus_in_its_name(here):
+def test_folder_name_may_contain_a_plus(here):
     Path("runs/road").rename("runs/road+more")
     assert list(load_two_stage(["runs/road+more/export"], ())) == ["road+more"]
     assert readable("runs/road/export/") == "road"
@@ -62,7 +62,7 @@ def test_a_folder_may_have_a_plus_in_its_name(here):
         ("runs/nowhere", "there is no folder runs/nowhere"),
     ],
 )
-def test_what_is_no_mel_converter_is_told(here, where, sentence):
+def test_other_folders_and_unknown_vocoders_are_refused(here, where, sentence):
     with pytest.raises(UserError, match=sentence):
         load_two_stage([where], ())
 
@@ -72,7 +72,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_mel_converters_are_scored_alone_or_beside_another(here, monkeypatch, capsys):
+def test_mel_converters_are_scored_with_and_without_a_converter(here, monkeypatch, capsys):
     pytest.importorskip("pyworld", reason="pyworld is not installed")
     pytest.importorskip("jinja2", reason="jinja2 is not installed")
     lines = ["source,target,output,text,system"]

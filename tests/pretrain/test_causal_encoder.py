@@ -1,4 +1,4 @@
-"""The causal content encoder: no look-ahead, chunks equal the whole, levels and offsets do not matter."""
+"""The causal content encoder: no look-ahead, chunks equal the whole, level and offset do not matter."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def wave():
 
 
 @pytest.mark.parametrize("frame", [0, 7, 39])
-def test_no_code_sees_the_future(encoder, wave, frame):
+def test_no_code_depends_on_the_future(encoder, wave, frame):
     wave = wave.requires_grad_()
     encoder(wave)[..., frame].sum().backward()
     assert not wave.grad[..., (frame + 1) * HOP :].any()

@@ -1,4 +1,4 @@
-"""Training by CTC: labels may be missing, parts frozen, a batch can be learned, resuming is exact."""
+"""CTC training: missing labels, frozen parts, learning a batch, exact resuming, the commands."""
 
 import copy
 import sys
@@ -7,78 +7,44 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 import torch.nn.functional as F
+from tone_speech import spoken, write_corpus
 from torch.testing import assert_close
 
-from data.batches import Address, Batches
-from data.manifest import Row, write_manifest
 from engine.checkpoint import export, load_weights
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from pretrain import spectral_augment
 from pretrain.ctc import main, train
 from pretrain.ctc_score import error_rates, total
 from pretrain.ctc_score import main as score_main
 from pretrain.recogniser import RecogniserConfig, load_recogniser
-from pretrain.spectral_augment import (
-    AugmentConfig,
-    FrameAugmentConfig,
-    change_wave_speed,
-    mask,
-    mask_frames,
-    warp_frequency,
-)
+from pretrain.spectral_augment import AugmentConfig, FrameAugmentConfig
 from pretrain.speech.encoder import TINY, SpeechEncoder
-from pretrain.speech.labelled import LabelledConfig, LabelledSpeech, subset
+from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.speech.loading import SpeechRecogniserConfig
 from pretrain.speech.recognition import Recognition, ctc_losses
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig, WeightsConfig
-from pretrain.units import Characters, RecogniserOutput, Units
+from pretrain.units import RecogniserOutput
 
 UNCHANGED_MELS = AugmentConfig(
     warp=0.0, speed=0.0, noise_share=0.0, equaliser=0.0, time_masks=0, band_masks=0
 )
 UNCHANGED_FRAMES = FrameAugmentConfig(time_share=0.0, channel_share=0.0, speed=0.0)
 FAST = OptimConfig(lr=5e-3)
-LETTERS = Units(Characters())
-PITCH = {"s": 5_000.0, "e": 2_500.0, "a": 900.0, "m": 300.0, " ": 1_500.0}
-IPA = {"s": "s", "e": "i", "a": "ɑ", "m": "m"}
-TEXTS = ("same", "mas se", "esa", "am es", "sea", "mesa", "sam", "ame", "see ma", "mess")
-
-
-def spoken(text: str) -> torch.Tensor:
-    """A tone for each letter, with pauses between them."""
-    time = torch.arange(1_600) / 16_000
-    parts = [torch.cat([0.3 * torch.sin(6.2832 * PITCH[c] * time), torch.zeros(800)]) for c in text]
-    return torch.cat(parts) + 0.001 * torch.randn(2_400 * len(parts))
-
-
-def corpus(folder: Path) -> Path:
-    """Tones for letters: six utterances with labels, two without, two of the validation split."""
-    rows = []
-    for i, text in enumerate(TEXTS):
-        soundfile.write(folder / f"{i}.wav", spoken(text).numpy(), 16_000)
-        split = "validation" if i > 7 else "train"
-        phonemes = " ".join(IPA[c] for c in text if c in IPA)
-        labels = {} if i in (6, 7) else {"text": text.upper(), "extra": {"phonemes": phonemes}}
-        rows.append(Row(path=folder / f"{i}.wav", split=split, **labels))
-    write_manifest(folder / "manifest.csv", rows)
-    return folder / "manifest.csv"
 
 
 @pytest.fixture
 def manifest(tmp_path) -> Path:
-    return corpus(tmp_path)
+    return write_corpus(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory) -> tuple[Recognition, LabelledSpeech, dict]:
-    """A task on an encoder that knows its one batch by heart."""
+    """A task on an encoder that has learned its one batch."""
     torch.manual_seed(0)
-    return by_heart(on_encoder(corpus(tmp_path_factory.mktemp("speech"))), 180)
+    return overfitted(on_encoder(write_corpus(tmp_path_factory.mktemp("speech"))), 180)
 
 
 def on_encoder(manifest: Path, **changes) -> CTCConfig:
@@ -106,7 +72,7 @@ def task_and_speech(config: CTCConfig) -> tuple[Recognition, LabelledSpeech]:
 
 
 def gradients(task: Recognition) -> dict[str, torch.Tensor | None]:
-    """Spy on what the players see by letting them take no step."""
+    """Record the gradients that players receive, without letting them take a step."""
     seen: dict[str, torch.Tensor | None] = {}
     names = {id(p): n for n, p in task.recogniser.named_parameters()}
     for player in task.players.values():
@@ -118,7 +84,7 @@ def gradients(task: Recognition) -> dict[str, torch.Tensor | None]:
     return seen
 
 
-def by_heart(config: CTCConfig, steps: int) -> tuple[Recognition, LabelledSpeech, dict]:
+def overfitted(config: CTCConfig, steps: int) -> tuple[Recognition, LabelledSpeech, dict]:
     task, speech = task_and_speech(config)
     batch, scalars = speech.collate(speech.order), {}
     for step in range(steps):
@@ -128,7 +94,7 @@ def by_heart(config: CTCConfig, steps: int) -> tuple[Recognition, LabelledSpeech
 
 @pytest.mark.parametrize("kind", ["encoder", "small"])
 def test_one_batch_can_be_learned(manifest, kind, learned):
-    task, speech, scalars = learned if kind == "encoder" else by_heart(small(manifest), 100)
+    task, speech, scalars = learned if kind == "encoder" else overfitted(small(manifest), 100)
     assert scalars["loss/recogniser/ctc"] < 0.1
     assert total(error_rates(task.recogniser, speech).values()).rate < 0.05
     errors = total(error_rates(task.average, speech).values())
@@ -136,7 +102,7 @@ def test_one_batch_can_be_learned(manifest, kind, learned):
     assert errors.rate < 0.1
 
 
-def test_unlabelled_rows_give_the_ctc_term_nothing(manifest):
+def test_unlabelled_rows_do_not_affect_the_ctc_term(manifest):
     weights = WeightsConfig(pseudo_ctc=0.0)
     task, speech = task_and_speech(on_encoder(manifest, weights=weights, pseudo_from=0))
     both = speech.collate([*speech.order[:2], *speech.others])
@@ -151,7 +117,7 @@ def test_unlabelled_rows_give_the_ctc_term_nothing(manifest):
             assert_close(theirs[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_a_batch_without_labels_moves_nothing_but_by_pseudo_labels(learned):
+def test_unlabelled_batch_trains_by_pseudo_labels_only(learned):
     task, speech, _ = copy.deepcopy(learned)
     task.config = replace(task.config, pseudo_from=0)
     others = speech.collate(speech.others)
@@ -172,7 +138,7 @@ def test_a_batch_without_labels_moves_nothing_but_by_pseudo_labels(learned):
 
 
 @pytest.mark.parametrize("make", [small, on_encoder])
-def test_two_views_agree_if_nothing_was_changed_and_else_not(manifest, make):
+def test_consistency_losses_are_zero_only_without_augmentation(manifest, make):
     weights = WeightsConfig(agreement=0.2, features=0.5)
     task, speech = task_and_speech(make(manifest, agree_from=1, weights=weights))
     batch = speech.collate(speech.order[:3])
@@ -188,7 +154,7 @@ def test_two_views_agree_if_nothing_was_changed_and_else_not(manifest, make):
     assert all(value.isfinite() for value in different.values())
 
 
-def test_what_is_frozen_stays(manifest):
+def test_frozen_parts_do_not_change(manifest):
     def moved(freeze: FreezeConfig, step: int) -> set[str]:
         task, speech = task_and_speech(on_encoder(manifest, freeze=freeze))
         before = {n: p.clone() for n, p in task.recogniser.named_parameters()}
@@ -204,7 +170,7 @@ def test_what_is_frozen_stays(manifest):
     assert moved(FreezeConfig(trunk=True), 9) == {"head"}
 
 
-def test_frozen_encoders_learn_an_average_of_their_layers(manifest):
+def test_frozen_encoder_learns_an_average_of_its_layers(manifest):
     model = SpeechRecogniserConfig(encoder=TINY, mix_layers=True)
     task, speech = task_and_speech(on_encoder(manifest, model=model, freeze=FreezeConfig(trunk=True)))
     task.update(speech.collate(speech.order), 0)
@@ -212,49 +178,7 @@ def test_frozen_encoders_learn_an_average_of_their_layers(manifest):
     assert task.recogniser.mixture.any()
 
 
-def test_masked_frames_are_the_vector_of_pretraining():
-    frames, vector = torch.randn(3, 50, 32), torch.randn(32)
-    unchanged = UNCHANGED_FRAMES
-    masked = mask_frames(frames, vector, replace(unchanged, time_share=0.1, time_frames=4))
-    changed = (masked != frames).any(-1)
-    assert changed.any()
-    assert not changed.all()
-    assert (masked[changed] == vector).all()
-    silent = mask_frames(frames, vector, replace(unchanged, channel_share=0.1, channel_width=3))
-    assert ((silent == 0).all(1) | (silent == frames).all(1)).all()
-    assert mask_frames(frames, vector, unchanged).equal(frames)
-
-
-def test_no_augmentation_is_the_identity():
-    mel, lengths = torch.randn(2, 80, 30), torch.tensor([30, 20])
-    assert_close(warp_frequency(mel, RecogniserConfig().mel, 0.0), mel, atol=1e-4, rtol=1e-4)
-    same, new = spectral_augment.change_speed(mel, lengths, 0.0)
-    assert_close(same[0], mel[0])
-    assert torch.equal(new, lengths)
-    assert torch.equal(mask(mel, UNCHANGED_MELS), mel)
-    wave, samples = torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000])
-    same, new = change_wave_speed(wave, samples, 0.0)
-    assert same.equal(wave)
-    assert new.equal(samples)
-
-
-def test_speed_moves_lengths_within_the_limit():
-    mel, new = spectral_augment.change_speed(torch.randn(50, 4, 100), torch.full((50,), 100), 0.25)
-    assert mel.shape[-1] == new.max()
-    assert 79 <= new.min() < 100 < new.max() <= 125
-    wave, lengths = change_wave_speed(torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000]), 0.2)
-    assert lengths[0] == wave.shape[-1] != 16_000
-    assert abs(lengths[0] / 2 - lengths[1]) <= 1
-
-
-def test_masks_cover_at_most_their_share():
-    config = replace(UNCHANGED_MELS, time_masks=2, time_mask_frames=10, band_masks=1, band_mask_bands=8)
-    masked = mask(torch.ones(20, 80, 100), config) == 0
-    assert 0 < masked.all(1).sum(1).max() <= 20
-    assert 0 < masked.all(2).sum(1).max() <= 8
-
-
-def test_loss_is_torchs_on_full_lengths():
+def test_loss_equals_torch_on_full_lengths():
     log_probs = torch.randn(2, 12, 5).log_softmax(-1)
     tokens, n_tokens = torch.tensor([[1, 2, 3], [4, 4, 0]]), torch.tensor([3, 2])
     ours = ctc_losses(RecogniserOutput([], log_probs, torch.ones(2, 12, dtype=torch.bool)), tokens, n_tokens)
@@ -263,7 +187,7 @@ def test_loss_is_torchs_on_full_lengths():
 
 
 @pytest.mark.parametrize("make", [small, on_encoder])
-def test_resuming_is_exact(manifest, tmp_path, make):
+def test_resume_is_exact(manifest, tmp_path, make):
     def run(name: str, *steps: int) -> dict[str, torch.Tensor]:
         for upto in steps:
             loop = LoopConfig(out=tmp_path / name, steps=upto, save_every=2, sample_every=0, trackers="none")
@@ -276,31 +200,7 @@ def test_resuming_is_exact(manifest, tmp_path, make):
     assert all(straight[name].equal(parts[name]) for name in straight)
 
 
-def test_the_same_labels_are_chosen_and_smaller_shares_lie_within(manifest):
-    assert subset(range(100), 0.1, 3) == subset(range(100), 0.1, 3) != subset(range(100), 0.1, 4)
-    assert set(subset(range(100), 0.1, 3)) < set(subset(range(100), 0.5, 3))
-    assert subset(range(3), 0.01, 0) != []
-    half = replace(on_encoder(manifest).data, share=0.5)
-    speech = LabelledSpeech(half, LETTERS, progress=False)
-    assert (len(speech.order), len(speech.others)) == (3, 5)
-    dropped = LabelledSpeech(replace(half, unlabelled_seconds=0.0), LETTERS, progress=False)
-    assert (len(dropped.order), len(dropped.others)) == (3, 0)
-    kept = [{str(s.rows[i].path) for i in s.order} for s in (speech, dropped)]
-    assert kept[0] == kept[1]
-
-
-def test_batches_follow_from_their_address(manifest):
-    speech = LabelledSpeech(on_encoder(manifest).data, LETTERS, progress=False)
-    one, same, other = (speech[Address(0, step, 0, 0)] for step in (3, 3, 4))
-    assert all(a.equal(b) for a, b in zip(one, same))
-    assert one.wave.shape != other.wave.shape or not one.wave.equal(other.wave)
-    assert one.labelled.any()
-    assert not one.labelled.all()
-    later = next(iter(Batches(speech, seed=0, workers=1, rank=0, accumulate=1)(3)))
-    assert all(a.equal(b) for a, b in zip(later, one))
-
-
-def test_init_brings_the_weights_of_one_architecture(manifest, tmp_path):
+def test_init_loads_weights_and_refuses_other_sizes(manifest, tmp_path):
     encoder = SpeechEncoder(TINY)
     export(tmp_path / "encoder", TINY, encoder)
     other = SpeechRecogniserConfig(encoder=replace(TINY, ffn=48))
@@ -312,19 +212,6 @@ def test_init_brings_the_weights_of_one_architecture(manifest, tmp_path):
     assert task.config.model.encoder == replace(TINY, dropout=0.3, attention_dropout=0.3, feature_dropout=0.3)
     theirs = task.recogniser.encoder.state_dict()
     assert all(theirs[name].equal(tensor) for name, tensor in encoder.state_dict().items())
-
-
-def test_speech_without_labels_is_refused(tmp_path):
-    soundfile.write(tmp_path / "a.wav", spoken("s").numpy(), 16_000)
-    write_manifest(tmp_path / "manifest.csv", [Row(path=tmp_path / "a.wav", text="即便是")])
-    with pytest.raises(UserError, match="no row of split 'train' has a text in characters"):
-        LabelledSpeech(LabelledConfig(paths=(str(tmp_path),)), LETTERS, progress=False)
-    with pytest.raises(UserError, match=r"--data\.paths"):
-        LabelledSpeech(LabelledConfig(), LETTERS, progress=False)
-    with pytest.raises(UserError, match="no row of split 'test'"):
-        LabelledSpeech(LabelledConfig(paths=(str(tmp_path),), split="test"), LETTERS, progress=False)
-    with pytest.raises(UserError, match=r"data\.share=0"):
-        LabelledConfig(share=0.0)
 
 
 def test_the_documented_commands_run(manifest, tmp_path, monkeypatch, capsys):
@@ -339,7 +226,7 @@ def test_the_documented_commands_run(manifest, tmp_path, monkeypatch, capsys):
     here = ["--data.paths", manifest, "--loop.cpu", "--loop.trackers", "none", "--loop.out"]
     tune = ["--preset", "characters_tiny", "--init", "encoder", *here, "run"]
     assert "6 utterances with labels" in printed(main, *tune)
-    assert "exported" in printed(main, "--config", "run/config.json")  # which goes on where it ended
+    assert "exported" in printed(main, "--config", "run/config.json")  # a finished run
     score = ["--recogniser", "run/export", "--data.paths", manifest]
     assert "character error rate" in printed(score_main, *score)
     assert "word error rate" in printed(score_main, *score, "--decode.beam", "4")
@@ -366,7 +253,7 @@ def test_the_documented_commands_run(manifest, tmp_path, monkeypatch, capsys):
         ("--preset characters_tiny --model.units.alphabet aab", "alphabet"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(options, complaint, monkeypatch, capsys, tmp_path):
+def test_invalid_options_give_one_sentence(options, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ctc.py", *options.split(), "--loop.cpu"])
     with pytest.raises(SystemExit) as end:

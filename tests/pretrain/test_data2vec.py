@@ -1,4 +1,4 @@
-"""data2vec: targets, teacher, losses, the forms of the student, guards, resume, the command."""
+"""data2vec: targets, teacher, losses, both kinds of masking, collapse, resuming, the command."""
 
 import shutil
 import sys
@@ -44,7 +44,7 @@ def test_decay_rises_linearly():
     assert config.decay(30_000) == config.decay(400_000) == pytest.approx(0.9999)
 
 
-def test_teacher_follows_by_the_schedule_and_never_by_gradient():
+def test_teacher_is_an_average_without_gradient():
     encoder = SpeechEncoder(ENCODER)
     teacher = Teacher(encoder, TeacherConfig(top=1, decay_first=0.5, decay_last=0.9, decay_steps=4))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
@@ -59,7 +59,7 @@ def test_teacher_follows_by_the_schedule_and_never_by_gradient():
     assert not teacher.train().training
 
 
-def test_targets_are_those_of_hooks_on_the_published_model():
+def test_targets_equal_feed_forward_outputs_of_the_published_model():
     encoder = SpeechEncoder(ENCODER).eval()
     theirs = Data2VecAudioModel(ENCODER.published()).eval()
     theirs.load_state_dict(encoder.trunk.state_dict())
@@ -75,14 +75,14 @@ def test_targets_are_those_of_hooks_on_the_published_model():
     assert not target.requires_grad
 
 
-def test_loss_is_the_closed_form():
+def test_loss_equals_its_formula():
     guess, target = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
     by_hand = sum(((guess[i, j] - target[i, j]) ** 2).sum() / 4 for i in range(2) for j in range(3)) / 6
     assert_close(masked_regression(guess, target), by_hand)
 
 
 @pytest.mark.parametrize("form", ["plain", "2.0"])
-def test_what_is_masked_is_not_seen(form):
+def test_masked_frames_do_not_reach_the_states(form):
     config = FORMS[form].student
     encoder = SpeechEncoder(ENCODER).eval()
     if isinstance(config, MultiMaskConfig):
@@ -98,7 +98,7 @@ def test_what_is_masked_is_not_seen(form):
     assert (seen | hidden).all()
 
 
-def test_multi_mask_draws_as_many_masks_as_asked():
+def test_multi_mask_draws_the_given_number_of_masks():
     student = MultiMask(replace(TINY.student, masks=3), 32)
     states, index = student(SpeechEncoder(ENCODER), torch.randn(2, 50, 32))
     assert states.shape[:2] == index.shape
@@ -118,7 +118,7 @@ def test_one_batch_can_be_learned(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_reach_what_learns_and_nothing_else(form):
+def test_gradients_reach_trained_parameters_only(form):
     task = Pretraining(FORMS[form])
     loss, _ = task.losses(clips(2.0).wave, 0)
     loss.backward()
@@ -126,11 +126,11 @@ def test_gradients_reach_what_learns_and_nothing_else(form):
     for module in task.modules.values():
         for name, p in module.named_parameters():
             got = p.grad is not None and bool(p.grad.any())
-            # A last layer whose output the softmax does not feel, and key biases, which it cancels.
+            # The softmax cancels key biases.
             assert got == (id(p) in learned) or "k_proj.bias" in name, name
 
 
-def test_collapse_stops_the_run_in_a_sentence():
+def test_collapse_stops_training():
     regression = Regression(RegressionConfig(guard_from=10), 4, 4)
     fine, dead = torch.tensor(0.5), torch.tensor(0.001)
     regression.guard({"spread/target": dead, "spread/prediction": dead}, 9)
@@ -149,7 +149,7 @@ def test_the_schedule_has_three_stages():
     assert optim.rate(1000) == pytest.approx(0.01)
 
 
-def test_presets_are_the_papers():
+def test_presets_have_the_papers_sizes():
     base = PRESETS["base"]
     assert (base.model.layers, base.model.hidden, base.regression.teacher.top) == (12, 768, 8)
     assert (base.student.mask.share, base.student.mask.span) == (0.65, 10)
@@ -186,7 +186,7 @@ def test_resume_is_exact(corpus, tmp_path):
         assert torch.equal(tensor, again[name]), name
 
 
-def test_the_command_trains_evaluates_exports_and_continues(corpus, tmp_path, monkeypatch, capsys):
+def test_command_trains_and_exports_and_checkpoints_load(corpus, tmp_path, monkeypatch, capsys):
     words = f"--preset tiny --data.paths {corpus} --loop.out {tmp_path / 'run'} --loop.cpu".split()
     (tmp_path / "bad.wav").write_bytes(b"no sound")
     with corpus.open("a") as table:
@@ -200,13 +200,13 @@ def test_the_command_trains_evaluates_exports_and_continues(corpus, tmp_path, mo
     assert "bad.wav is not audio" in printed.err
     encoder = load_speech_encoder(tmp_path / "run")
     assert encoder(clips().wave).last.shape == (2, ENCODER.frames(16_000), 32)
-    shutil.rmtree(tmp_path / "run/export")  # as in a run that is not over
+    shutil.rmtree(tmp_path / "run/export")  # as in an unfinished run
     unfinished = load_speech_encoder(tmp_path / "run")
     for ours, exported in zip(unfinished.parameters(), encoder.parameters(), strict=True):
         assert_close(ours, exported, atol=1e-3, rtol=1e-3)
 
 
-def test_the_command_tells_mistakes_in_a_sentence(tmp_path, monkeypatch, capsys):
+def test_missing_data_and_missing_losses_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["data2vec.py", "--preset", "tiny", "--loop.out", str(tmp_path), "--loop.cpu"]
     )

@@ -1,4 +1,4 @@
-"""Distillation: the student learns, causally, and its teacher stays what it was."""
+"""Distillation: the student learns and is causal; the teacher does not change."""
 
 import copy
 import sys
@@ -9,7 +9,8 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, MoonshineConfig
+from tiny_encoders import MOONSHINE
+from transformers import AutoModel
 
 from data.batches import Address, SpeechCrops
 from data.manifest import Row, write_manifest
@@ -24,15 +25,6 @@ from pretrain.teachers import Teacher, load_teacher, teacher_of
 from pretrain.units import Phonemes, Units
 
 ROOT = Path(__file__).resolve().parents[2]
-MOONSHINE = MoonshineConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    encoder_num_hidden_layers=1,
-    decoder_num_hidden_layers=1,
-    encoder_num_attention_heads=2,
-    decoder_num_attention_heads=2,
-    vocab_size=8,
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def teacher() -> Teacher:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sentences by two voices each, aligned; noise in syllables, the voices of different colour."""
+    """Three sentences in two aligned voices: noise in syllables, of a different colour per voice."""
     torch.manual_seed(0)
     folder, rows = tmp_path_factory.mktemp("corpus"), []
     for sentence in range(3):
@@ -86,7 +78,7 @@ def test_one_batch_can_be_learned(corpus: Path, teacher: Teacher) -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_the_teacher_stays_what_it_was(corpus: Path, teacher: Teacher) -> None:
+def test_teacher_is_not_changed(corpus: Path, teacher: Teacher) -> None:
     before = copy.deepcopy(teacher.state_dict())
     task = Distillation(tiny(corpus), teacher, phones=True)
     batch = first_batch(task.config)  # pyright: ignore[reportArgumentType]
@@ -101,28 +93,26 @@ def test_the_teacher_stays_what_it_was(corpus: Path, teacher: Teacher) -> None:
     assert not owned & {id(p) for p in teacher.parameters()}
 
 
-def test_every_parameter_of_the_student_learns(corpus: Path, teacher: Teacher) -> None:
+def test_every_student_parameter_is_trained(corpus: Path, teacher: Teacher) -> None:
     task = Distillation(tiny(corpus), teacher, phones=True)
     before = [p.detach().clone() for p in task.players["student"].parameters]
     task.update(first_batch(task.config), 0)  # pyright: ignore[reportArgumentType]
     assert all(not torch.equal(a, b) for a, b in zip(before, task.players["student"].parameters))
 
 
-def test_a_guess_sees_no_more_than_the_look_ahead_and_a_frame_after_its_place(
-    corpus: Path, teacher: Teacher
-) -> None:
+def test_prediction_depends_on_at_most_the_look_ahead_and_one_frame(corpus: Path, teacher: Teacher) -> None:
     task, wave = Distillation(tiny(corpus), teacher), torch.randn(1, 1, 8_000).requires_grad_()
     student, k = task.student, 7
     places = student.places(teacher, 20)
     student.predict(student(wave), places)[..., k].square().sum().backward()
     assert wave.grad is not None
     last = int(wave.grad[0, 0].nonzero()[-1])
-    stands = teacher.offset + k * teacher.hop
-    # The later of the two frames between which the guess lies has seen its own hop, too.
-    assert stands + student.look_ahead <= last < stands + student.look_ahead + 2 * student.encoder.hop
+    centre = teacher.offset + k * teacher.hop
+    # The prediction is interpolated between two frames; the later one depends on its own hop as well.
+    assert centre + student.look_ahead <= last < centre + student.look_ahead + 2 * student.encoder.hop
 
 
-def test_pairs_teach_that_the_voice_does_not_matter(corpus: Path, teacher: Teacher) -> None:
+def test_student_input_is_the_source_and_target_the_target_of_a_pair(corpus: Path, teacher: Teacher) -> None:
     config = tiny(corpus, warp=0.0, noise_share=0.0)
     task, batch = Distillation(config, teacher), first_batch(config)
     assert batch.pairs is not None
@@ -131,14 +121,14 @@ def test_pairs_teach_that_the_voice_does_not_matter(corpus: Path, teacher: Teach
     same = batch.pairs._replace(source=batch.pairs.target)
     both = [copy.deepcopy(task).update(DistillationBatch(human, pairs), 0) for pairs in (batch.pairs, same)]
     apart = [scalars["loss/student/cosine_pairs"] for scalars in both]
-    assert not torch.equal(*apart)  # the student hears the source …
+    assert not torch.equal(*apart)  # the student's input is the source
     swapped = batch.pairs._replace(target=batch.pairs.source, source=batch.pairs.target)
     assert not torch.equal(
         task.update(DistillationBatch(human, swapped), 0)["loss/student/cosine_pairs"], apart[0]
     )
 
 
-def test_several_manifests_are_one_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_manifests_separated_by_commas_are_joined(corpus: Path, tmp_path: Path) -> None:
     wave = 0.1 * torch.randn(9_000)
     for name in ("a,b", "c"):
         (tmp_path / name).mkdir()
@@ -151,7 +141,7 @@ def test_several_manifests_are_one_corpus(corpus: Path, tmp_path: Path) -> None:
     assert len(split_rows(str(tmp_path / "a,b"), "train")) == 1  # a comma may be part of a name
 
 
-def test_what_is_held_out_is_looked_at(corpus: Path, teacher: Teacher) -> None:
+def test_validation_split_is_evaluated(corpus: Path, teacher: Teacher) -> None:
     config = tiny(corpus)
     task = Distillation(config, teacher, held_out(config))
     assert -1 <= task.evaluate(0)["cosine"] <= 1
@@ -160,7 +150,7 @@ def test_what_is_held_out_is_looked_at(corpus: Path, teacher: Teacher) -> None:
         held_out(replace(config, validation="nowhere"))
 
 
-def test_the_command_trains_exports_and_resumes_bit_exact(
+def test_command_exports_and_resumes_exactly(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AutoModel.from_config(MOONSHINE).save_pretrained(tmp_path / "teacher")
@@ -180,7 +170,7 @@ def test_the_command_trains_exports_and_resumes_bit_exact(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("options", "complaint"),
     [
         ("", "--teacher.path"),
         ("--teacher.path nowhere", "nowhere"),
@@ -189,20 +179,20 @@ def test_the_command_trains_exports_and_resumes_bit_exact(
         ("--preset huge", "huge"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(
-    words: str,
-    told: str,
+def test_invalid_options_give_one_sentence(
+    options: str,
+    complaint: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["distil.py", *words.split(), "--loop.cpu"])
+    monkeypatch.setattr(sys, "argv", ["distil.py", *options.split(), "--loop.cpu"])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert told in error
+    assert complaint in error
     assert error.count("\n") <= 1
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The learned F0 tracker: blind to the future, exact in pieces, taught by trackers that hear the whole."""
+"""The learned F0 tracker: causal, exact in chunks, trained on labels of non-causal trackers."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def tracker():
     return LearnedPitchTracker(PitchNetworkConfig(n_channels=16, n_blocks=2)).double().eval()
 
 
-def test_pieces_equal_the_whole(tracker, buzz):
+def test_chunks_equal_the_whole(tracker, buzz):
     wave = torch.cat([buzz(3200), 0.05 * torch.randn(2, 1, 1600), buzz(1600, (90.0, 300.0))], dim=-1)
     state, parts = tracker.begin(2), []
     for start, stop in pairwise([0, HOP, 5 * HOP, 21 * HOP, wave.shape[-1]]):
@@ -34,7 +34,7 @@ def test_pieces_equal_the_whole(tracker, buzz):
     assert_close(torch.cat(parts, dim=-1), torch.cat(tracker(wave), dim=1), rtol=0, atol=1e-9)
 
 
-def test_frames_do_not_depend_on_what_comes(tracker, buzz):
+def test_no_frame_depends_on_the_future(tracker, buzz):
     wave, frame = buzz(30 * HOP, (130.0,)), 17
     other = wave.clone()
     other[..., frame * HOP :] = torch.randn(1, 1, wave.shape[-1] - frame * HOP)
@@ -43,7 +43,7 @@ def test_frames_do_not_depend_on_what_comes(tracker, buzz):
     assert not torch.equal(a[..., frame], b[..., frame])
 
 
-def test_gradients_reach_the_network_and_not_the_wave(tracker, buzz):
+def test_gradients_reach_the_network_but_not_the_wave(tracker, buzz):
     wave = buzz(3200).requires_grad_()
     logits, _ = tracker.logits(wave, tracker.begin(2))
     (logits.bins.logsumexp(1).sum() + logits.voicing.sum()).backward()
@@ -53,7 +53,7 @@ def test_gradients_reach_the_network_and_not_the_wave(tracker, buzz):
 
 @pytest.mark.parametrize("f0", [80.0, 120.0, 200.0, 330.0])
 @pytest.mark.parametrize("level_db", [0.0, -40.0])
-def test_the_released_tracker_finds_f0_at_any_level(buzz, f0, level_db):
+def test_released_tracker_finds_f0_at_any_level(buzz, f0, level_db):
     tracker = load_pitch_tracker("released")
     pitch = tracker(10 ** (level_db / 20) * buzz(16_000, (f0,)))
     semitones = 12 * (pitch.log_f0[0, 0, 20:] - math.log(f0)) / math.log(2.0)
@@ -61,13 +61,13 @@ def test_the_released_tracker_finds_f0_at_any_level(buzz, f0, level_db):
     assert (semitones.abs() < 1.0).float().mean() > 0.9
 
 
-def test_the_released_tracker_hears_no_voice_in_noise_and_silence():
+def test_released_tracker_finds_noise_and_silence_unvoiced():
     tracker = load_pitch_tracker("released")
     for wave in (torch.zeros(1, 1, 16_000), 0.1 * torch.randn(1, 1, 16_000)):
         assert (tracker(wave).voicing[..., 20:] > 0.5).float().mean() < 0.1
 
 
-def test_labels_tell_f0_and_voicing(buzz):
+def test_labels_have_f0_weight_and_voicing(buzz):
     pytest.importorskip("pyworld", reason="pyworld is not installed: pip install 'timbre[pitch]'")
     pytest.importorskip("swift_f0", reason="swift-f0 is not installed: pip install 'timbre[pitch]'")
     wave = torch.cat([buzz(16_000, (150.0,), noise=0.001), 1e-4 * torch.randn(1, 1, 16_000)], dim=-1)
@@ -87,7 +87,7 @@ def fake_label(wave, network):
 
 
 class OneProcess:
-    """A pool whose work is done here."""
+    """A process pool that works in this process."""
 
     def __init__(self, **_):
         self.map = lambda f, items, chunksize: map(f, items)
@@ -100,8 +100,8 @@ class OneProcess:
 
 
 @pytest.fixture
-def taught(tmp_path, buzz, monkeypatch):
-    """Run the trainer on two buzzes with constant labels; returns what runs it."""
+def train_f0(tmp_path, buzz, monkeypatch):
+    """Return a function that trains on two buzzes with constant labels and returns the run."""
     for name in ("a", "b"):
         save(tmp_path / "speech" / f"{name}.wav", buzz(16_000, (140.0,)), 16_000)
     monkeypatch.setattr(labels, "label", fake_label)
@@ -109,31 +109,24 @@ def taught(tmp_path, buzz, monkeypatch):
     monkeypatch.setattr(labels, "ProcessPoolExecutor", OneProcess)
 
     def run(*options):
-        words = [
-            "f0.py",
-            "--data.path",
-            f"{tmp_path / 'speech'}",
-            "--loop.out",
-            f"{tmp_path / 'run'}",
-            *options,
-        ]
-        monkeypatch.setattr(sys, "argv", words)
+        words = f"f0.py --data.path {tmp_path / 'speech'} --loop.out {tmp_path / 'run'}".split()
+        monkeypatch.setattr(sys, "argv", [*words, *options])
         f0.main()
         return tmp_path / "run"
 
     return run
 
 
-def test_a_constant_pitch_is_learned_exported_and_found(taught, buzz):
-    run = taught("--preset", "tiny", "--loop.steps", "60", "--optim.warmup-steps", "2", "--ema", "0.5")
+def test_command_learns_and_exports_a_constant_pitch(train_f0, buzz):
+    run = train_f0("--preset", "tiny", "--loop.steps", "60", "--optim.warmup-steps", "2", "--ema", "0.5")
     assert json.loads((run / "export" / "config.json").read_text())["kind"] == "pitch_tracker"
     found = load_pitch_tracker(run)(buzz(8_000, (140.0,))).log_f0[..., 20:].exp()
     assert (found / 140.0 - 1).abs().max() < 0.1
 
 
-def test_labels_of_other_recordings_are_refused(taught, buzz, tmp_path, capsys):
-    taught("--preset", "tiny")
+def test_labels_of_other_recordings_are_refused(train_f0, buzz, tmp_path, capsys):
+    train_f0("--preset", "tiny")
     save(tmp_path / "speech" / "c.wav", buzz(8_000, (120.0,)), 16_000)
     with pytest.raises(SystemExit):
-        taught("--preset", "tiny", "--loop.steps", "8")
+        train_f0("--preset", "tiny", "--loop.steps", "8")
     assert "labels of other recordings" in capsys.readouterr().err

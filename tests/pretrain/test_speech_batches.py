@@ -1,4 +1,4 @@
-"""Unlabelled batches depend on their address alone, and what is too short is told."""
+"""Batches of unlabelled speech: functions of their address; recordings too short are reported."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def speech(paths, **options):
     return UnlabelledSpeech(SpeechConfig(paths=paths, **options), sample_rate=RATE, progress=False)
 
 
-def test_batches_follow_from_the_address_alone(tmp_path):
+def test_batches_depend_on_their_address_only(tmp_path):
     clips = speech((corpus(tmp_path, [1.2, 2.0, 2.2, 3.0, 5.0, 6.0, 9.0]),))
     addresses = [Address(0, 3), Address(0, 4), Address(1, 3), Address(0, 3, rank=1), Address(0, 3, micro=1)]
     waves = [clips[a].wave for a in addresses]
@@ -40,7 +40,7 @@ def test_batches_follow_from_the_address_alone(tmp_path):
     assert torch.equal(later.wave, waves[1])
 
 
-def test_batches_hold_their_seconds_in_clips_of_one_length(tmp_path):
+def test_batches_have_the_given_duration_in_clips_of_equal_length(tmp_path):
     clips = speech((corpus(tmp_path, np.linspace(1.0, 9.0, 40)),))
     lengths = []
     for step in range(60):
@@ -52,12 +52,12 @@ def test_batches_hold_their_seconds_in_clips_of_one_length(tmp_path):
     assert min(lengths) < 3 * RATE  # and short ones are among themselves
 
 
-def test_several_manifests_are_one_corpus(tmp_path):
+def test_several_manifests_are_joined(tmp_path):
     paths = (corpus(tmp_path, [2.0] * 3, "a"), corpus(tmp_path, [3.0] * 4, "b"))
     assert len(speech(paths).order) == 7
 
 
-def test_recordings_that_are_too_short_are_told_in_a_sentence(tmp_path):
+def test_short_recordings_are_skipped_and_reported(tmp_path):
     with pytest.warns(
         UserWarning, match=r"1 of 3 recordings are shorter than data\.shortest_seconds=1, such as"
     ):
@@ -69,7 +69,7 @@ def test_recordings_that_are_too_short_are_told_in_a_sentence(tmp_path):
         speech((corpus(tmp_path, [0.5, 0.7], "short"),))
 
 
-def test_mistakes_are_told_in_a_sentence(tmp_path):
+def test_invalid_configs_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"--data\.paths"):
         speech(())
     with pytest.raises(UserError, match="ascending order"):

@@ -1,4 +1,4 @@
-"""The speech encoder is transformers' trunk, and padding, level and batch-mates do not matter to it."""
+"""The speech encoder equals transformers' model; padding, level and other batch items do not matter."""
 
 import pytest
 import torch
@@ -34,13 +34,13 @@ def test_equals_the_published_model_on_copied_weights(encoder):
     theirs.load_state_dict(encoder.trunk.state_dict())
     wave = 0.1 * torch.randn(2, 1, 8000) + 0.3
     ours = encoder(wave)
-    said = theirs(standardised(wave)[:, 0], output_hidden_states=True)
-    assert_close(ours.last, said.last_hidden_state, atol=5e-5, rtol=0)
-    for feature, hidden in zip(ours.features, said.hidden_states[1:], strict=True):
+    expected = theirs(standardised(wave)[:, 0], output_hidden_states=True)
+    assert_close(ours.last, expected.last_hidden_state, atol=5e-5, rtol=0)
+    for feature, hidden in zip(ours.features, expected.hidden_states[1:], strict=True):
         assert_close(feature, hidden, atol=5e-5, rtol=0)
 
 
-def test_base_sizes_are_the_published_ones():
+def test_default_sizes_are_the_published_ones():
     theirs = Data2VecAudioConfig()
     ours = SpeechEncoderConfig().published()
     for name in ("conv_dim", "conv_kernel", "conv_stride", "hidden_size", "num_conv_pos_embeddings"):
@@ -51,7 +51,7 @@ def test_base_sizes_are_the_published_ones():
     assert SpeechEncoderConfig().receptive_field == 400
 
 
-def test_padding_and_batch_mates_change_nothing(encoder):
+def test_padding_and_other_batch_items_do_not_matter(encoder):
     short, long = torch.randn(1, 1, 5000), 9 * torch.randn(1, 1, 9000)
     padded = torch.cat([torch.nn.functional.pad(short, (0, 4000), value=7.0), long])
     together = encoder(padded, torch.tensor([5000, 9000]))
@@ -67,7 +67,7 @@ def test_level_does_not_matter(encoder):
     assert_close(encoder(wave).last, encoder(0.05 * wave + 0.2).last, atol=1e-4, rtol=1e-4)
 
 
-def test_waves_shorter_than_a_frame_give_one(encoder):
+def test_waves_shorter_than_a_frame_give_one_frame(encoder):
     assert encoder(torch.randn(2, 1, 50), torch.tensor([20, 50])).last.shape == (2, 1, 16)
 
 
@@ -88,7 +88,7 @@ def test_exports_load(encoder, tmp_path):
         assert_close(load_speech_encoder(tmp_path / path)(wave).last, encoder(wave).last, atol=2e-2, rtol=0)
 
 
-def test_what_is_no_encoder_is_refused_in_a_sentence(tmp_path):
+def test_unusable_folders_and_sizes_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load_speech_encoder(tmp_path)
     Wav2Vec2Config().save_pretrained(tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Masks have transformers' statistics, and as many frames in each row."""
+"""Span masks have the statistics of transformers', with equally many masked frames in each row."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ DRAWS = 1500
 
 
 @pytest.mark.parametrize(("frames", "config"), [(120, MaskConfig()), (73, MaskConfig(share=0.5, span=5))])
-def test_statistics_are_those_of_transformers(frames, config):
+def test_mask_statistics_equal_those_of_transformers(frames, config):
     np.random.seed(0)  # noqa: NPY002 - theirs draws from the global generator
     theirs = np.stack(
         [_compute_mask_indices((2, frames), config.share, config.span) for _ in range(DRAWS)]
@@ -28,12 +28,12 @@ def test_statistics_are_those_of_transformers(frames, config):
     assert abs(runs[0].mean() - runs[1].mean()) < 0.6
 
 
-def test_the_papers_mask_hides_about_half():
+def test_default_mask_covers_about_half():
     hidden = torch.stack([span_mask(1, 500, MaskConfig()) for _ in range(100)]).float().mean()
     assert 0.46 < hidden < 0.52
 
 
-def test_rows_hide_equally_many_frames_and_none_that_was_not():
+def test_rows_have_equally_many_masked_frames():
     mask = span_mask(6, 90, MaskConfig())
     equal = equally_many(mask)
     assert (equal.sum(1) == mask.sum(1).min()).all()
@@ -42,12 +42,12 @@ def test_rows_hide_equally_many_frames_and_none_that_was_not():
     assert torch.equal(torch.zeros_like(mask).scatter(1, index, True), equal)
 
 
-def test_frames_are_taken_from_their_own_clip():
+def test_frames_are_gathered_from_their_own_clip():
     x = torch.arange(12.0).view(2, 3, 2)
     index = torch.tensor([[0, 2], [1, 1], [2, 0]])  # the third row is the first clip's again
     assert torch.equal(gather_frames(x, index), torch.stack([x[0, [0, 2]], x[1, [1, 1]], x[0, [2, 0]]]))
 
 
-def test_a_clip_shorter_than_a_span_is_told():
+def test_clip_shorter_than_a_span_is_refused():
     with pytest.raises(UserError, match=r"shorter than mask\.span=10"):
         span_mask(1, 9, MaskConfig())

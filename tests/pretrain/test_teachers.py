@@ -1,4 +1,4 @@
-"""Frozen teachers: one door for every architecture, gradients to the wave alone, frames where they say."""
+"""Frozen teachers: one loader for all architectures, gradients to the wave only, frame positions."""
 
 import json
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_encoders import MOONSHINE
 from torch.testing import assert_close
 from transformers import (
     AutoConfig,
     AutoModel,
     HubertConfig,
-    MoonshineConfig,
     Wav2Vec2Config,
     WavLMConfig,
     WhisperConfig,
@@ -23,23 +23,14 @@ from engine.checkpoint import export, load_weights, save_weights
 from engine.user_error import UserError
 from pretrain.moonshine import RELEASED
 from pretrain.speech.encoder import TINY, SpeechEncoder
-from pretrain.teacher import at_times
-from pretrain.teachers import framing_of, load_teacher
+from pretrain.teacher import Teacher, at_times, framing_of
+from pretrain.teachers import load_teacher
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 # Not 8: on processors with AMX, oneDNN's bfloat16 convolutions of few channels and 4, 8 or 16 taps are wrong.
 CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 7], "conv_stride": [5, 8]}
 POSITIONS = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
 WAV2VEC2 = {**SMALL, **CONVOLUTIONS, **POSITIONS, "layerdrop": 0.0}
-MOONSHINE = MoonshineConfig(
-    hidden_size=16,
-    intermediate_size=32,
-    encoder_num_hidden_layers=1,
-    decoder_num_hidden_layers=1,
-    encoder_num_attention_heads=2,
-    decoder_num_attention_heads=2,
-    vocab_size=8,
-)
 WHISPER = WhisperConfig(
     d_model=16,
     encoder_layers=1,
@@ -68,7 +59,7 @@ KINDS = (*CONFIGS, "ours")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random teacher of each architecture, saved as its makers would."""
+    """The folder of a random teacher of each architecture, as published."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("teachers")
     for name, config in CONFIGS.items():
@@ -77,9 +68,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in KINDS}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_features_are_normalised_frames_at_the_said_rate(folders: dict[str, Path], kind: str) -> None:
-    teacher = load_teacher(folders[kind])
+@pytest.fixture(scope="module", params=KINDS)
+def teacher(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Teacher:
+    return load_teacher(folders[request.param])
+
+
+def test_features_are_normalised_and_have_the_stated_rate(teacher: Teacher) -> None:
     for samples in (4, 8_000, 16_000):
         features = teacher(0.1 * torch.randn(2, 1, samples))
         assert features.dtype == torch.float32
@@ -88,9 +82,7 @@ def test_features_are_normalised_frames_at_the_said_rate(folders: dict[str, Path
         assert_close(features.mean(1), torch.zeros_like(features.mean(1)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_the_wave_and_no_weight(folders: dict[str, Path], kind: str) -> None:
-    teacher = load_teacher(folders[kind])
+def test_gradients_reach_the_wave_only(teacher: Teacher) -> None:
     teacher.train()
     assert not any(module.training for module in teacher.modules())
     wave = (0.1 * torch.randn(1, 1, 8_000)).requires_grad_()
@@ -101,16 +93,15 @@ def test_gradients_reach_the_wave_and_no_weight(folders: dict[str, Path], kind: 
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_autocast_changes_little(folders: dict[str, Path], kind: str) -> None:
-    teacher, wave = load_teacher(folders[kind]), 0.1 * torch.randn(2, 1, 8_000)
+def test_autocast_changes_little(teacher: Teacher) -> None:
+    wave = 0.1 * torch.randn(2, 1, 8_000)
     with torch.autocast("cpu", torch.bfloat16):
         half = teacher(wave)
     assert half.dtype == torch.float32
     assert F.cosine_similarity(half, teacher(wave), dim=1).mean() > 0.98
 
 
-def test_a_frame_of_strided_convolutions_stands_in_the_middle_of_what_it_sees() -> None:
+def test_frames_of_strided_convolutions_are_centred_in_their_receptive_field() -> None:
     kernels, strides = (10, 7, 3), (5, 3, 2)
     framing = framing_of(kernels, strides)
     wave = torch.zeros(1, 1, 400).requires_grad_()
@@ -124,7 +115,7 @@ def test_a_frame_of_strided_convolutions_stands_in_the_middle_of_what_it_sees() 
     assert abs((seen[0] + seen[-1]) / 2 - (framing.offset + 4 * framing.hop)) < 1
 
 
-def test_whisper_hears_as_its_authors_where_the_wave_is_as_long(folders: dict[str, Path]) -> None:
+def test_whisper_equals_the_published_one_at_full_length(folders: dict[str, Path]) -> None:
     wave = 0.1 * torch.randn(1, 1, 32_000)  # all 100 positions
     mel = WhisperFeatureExtractor(feature_size=80, chunk_length=2)(wave[0, 0].numpy(), sampling_rate=16_000)
     theirs = AutoModel.from_pretrained(folders["whisper"]).encoder(torch.tensor(mel["input_features"]))
@@ -132,7 +123,7 @@ def test_whisper_hears_as_its_authors_where_the_wave_is_as_long(folders: dict[st
     assert_close(load_teacher(folders["whisper"])(wave), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_moonshine_hears_as_its_authors_also_where_the_encoder_stands_alone(
+def test_moonshine_equals_the_published_one_with_or_without_decoder(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     encoder = AutoModel.from_pretrained(folders["moonshine"]).encoder
@@ -147,31 +138,31 @@ def test_moonshine_hears_as_its_authors_also_where_the_encoder_stands_alone(
 
 
 @pytest.mark.parametrize("standardise", [True, False])
-def test_the_preprocessor_says_whether_waves_are_standardised(
+def test_preprocessor_config_decides_whether_waves_are_standardised(
     folders: dict[str, Path], tmp_path: Path, standardise: bool
 ) -> None:
     folder = tmp_path / "hubert"
     shutil.copytree(folders["hubert"], folder)
-    said = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": standardise}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    preprocessor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": standardise}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     teacher, wave = load_teacher(folder), torch.randn(1, 1, 8_000)
     same = torch.allclose(teacher(wave), teacher(0.01 * wave), atol=1e-3)
     assert same == standardise
 
 
-def test_features_between_frames_are_a_line() -> None:
+def test_features_between_frames_are_interpolated_linearly() -> None:
     ramp = torch.arange(5.0).expand(2, 3, 5)
     places = torch.tensor([-1.0, 0.0, 0.25, 3.5, 4.0, 9.0])
     expected = torch.tensor([0.0, 0.0, 0.25, 3.5, 4.0, 4.0]).expand(2, 3, 6)
     assert_close(at_times(ramp, places), expected)
 
 
-def test_places_are_counted_in_the_others_frames(folders: dict[str, Path]) -> None:
+def test_places_are_in_frames_of_the_other_encoder(folders: dict[str, Path]) -> None:
     teacher = load_teacher(folders["moonshine"])
     assert_close(teacher.places(3, hop=160, look_ahead=128), torch.tensor([575.0, 959.0, 1343.0]) / 160)
 
 
-def test_what_is_no_teacher_is_refused_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no teacher was given"):
         load_teacher("")
     with pytest.raises(UserError, match="hub:some/name"):
@@ -195,13 +186,13 @@ def test_what_is_no_teacher_is_refused_in_one_sentence(folders: dict[str, Path],
         load_teacher(tmp_path)  # another model's
 
 
-def test_no_network_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_network_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="give a local folder instead"):
         load_teacher("hub:nobody/has-this-encoder")
 
 
-def test_moonshine_comes_with_the_code_and_hears_as_its_authors() -> None:
+def test_packaged_moonshine_equals_the_published_one() -> None:
     teacher, wave = load_teacher("moonshine"), 0.1 * torch.randn(1, 1, 20_480)
     assert (teacher.dim, teacher.hop, teacher.offset) == (288, 384, 447)
     theirs = AutoModel.from_config(AutoConfig.from_pretrained(RELEASED)).get_encoder().eval()
@@ -211,7 +202,7 @@ def test_moonshine_comes_with_the_code_and_hears_as_its_authors() -> None:
     assert_close(teacher(wave), expected, atol=1e-4, rtol=0)
 
 
-def test_a_moonshine_of_other_weights_is_refused(tmp_path: Path) -> None:
+def test_moonshine_with_a_wrong_config_is_refused(tmp_path: Path) -> None:
     shutil.copytree(RELEASED, tmp_path, dirs_exist_ok=True)
     config = json.loads((RELEASED / "config.json").read_text())
     for changed, match in (({"hidden_size": 144}, "has shape"), ({"intermediate_size": None}, "wrong value")):
