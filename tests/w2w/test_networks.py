@@ -16,8 +16,7 @@ from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.config import ConverterConfig
-from w2w.networks.network import ConverterNetwork
-from w2w.networks.pitch import shift_pitch
+from w2w.networks.network import ConverterNetwork, shift_pitch
 from w2w.networks.style import StyleEncoder
 
 every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead", "f0_ahead"])

@@ -10,10 +10,9 @@ from torch.testing import assert_close
 from engine.checkpoint import load_weights
 from engine.config import from_json
 from w2w import Converter
-from w2w.earlier import RENAMED, upgraded_config
 from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork
-from w2w.weights import weights_folder
+from w2w.weights import RENAMED, upgraded_config, weights_folder
 
 EXPECTED = {
     "released": (

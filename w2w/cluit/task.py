@@ -32,8 +32,7 @@ from w2w.cluit.losses import (
 )
 from w2w.cluit.rows import Utterances, device_generator, lay_out
 from w2w.networks.config import ConverterConfig
-from w2w.networks.network import ConverterNetwork, Encoded
-from w2w.networks.pitch import shift_pitch
+from w2w.networks.network import ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.style import StyleEncoder
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, tuned
 

@@ -11,7 +11,6 @@ from engine.streaming import CausalConv1d, ResidualBlock, blocks_step
 from engine.user_error import within
 from pretrain.pitch.tracker import Pitch
 from w2w.networks.heads import HarmonicNoiseHead
-from w2w.networks.pitch import MEAN_LOG_F0
 from w2w.networks.refiner import Refiner, RefinerConfig
 from w2w.networks.style import StyleConfig
 
@@ -19,6 +18,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Code = Float[Tensor, "batch dim frames"]
 Curve = Float[Tensor, "batch 1 frames"]
+MEAN_LOG_F0 = 5.0
+"""About 150 Hz: networks get log-F0 relative to this."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig
 from engine.user_error import UserError
 from vocoders.weight_norm import fold_weight_norm
 from w2w.baselines.cluit_mel.blocks import initialised
@@ -55,31 +54,16 @@ class CluitMelNetwork(nn.Module):
         self.config = config
         self.generator = Generator(config)
         self.style_encoder = StyleEncoder(config)
-
-    @property
-    def mel(self) -> MelConfig:
-        return self.config.mel
-
-    @property
-    def voice_dim(self) -> int:
-        return self.config.style_dim
-
-    @property
-    def frames_per_step(self) -> int:
+        self.mel, self.voice_dim = config.mel, config.style_dim
+        self.frames_per_step = config.frames_per_step
         """Frames per block; a step takes whole blocks, and each block's frames depend on each other."""
-        return self.config.frames_per_step
-
-    @property
-    def streams(self) -> bool:
-        """Whether mels can be converted in chunks."""
-        return not self.needs_whole
-
-    @property
-    def needs_whole(self) -> str:
-        """Why the whole utterance is needed; empty if it is not."""
-        if self.config.norm == "instance":
-            return "network.norm is 'instance', which needs the whole utterance"
-        return "" if self.config.causal else "network.causal is false: its convolutions need look-ahead"
+        self.needs_whole = ""
+        """Why the whole utterance is needed; empty if mels can be converted in chunks."""
+        if config.norm == "instance":
+            self.needs_whole = "network.norm is 'instance', which needs the whole utterance"
+        elif not config.causal:
+            self.needs_whole = "network.causal is false: its convolutions need look-ahead"
+        self.streams = not self.needs_whole
 
     def style_of_mel(self, mel: Mel) -> Voice:
         return self.style_encoder(mel)
