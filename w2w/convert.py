@@ -38,8 +38,8 @@ from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 from w2w.converter import BLOCK_S, Converter
+from w2w.networks.wave_network import MOST_SEMITONES
 from w2w.recording import HEARD_S
-from w2w.stream import MOST_SEMITONES
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 

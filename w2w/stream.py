@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio.checking import check_floats, check_number
+from data.audio.checking import check_floats
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
-from w2w.networks.wave_network import MOST_SEMITONES, Engine, WaveNetwork
+from w2w.networks.wave_network import Engine, WaveNetwork, check_voice
 
 Voice = Float[Tensor, "batch dim"]
 
@@ -215,11 +215,8 @@ class Stream:
                 f"the new voice has shape {tuple(voice.shape)}, the stream's is "
                 f"{tuple(state.ramp.end.shape)}: embed it with the same converter"
             )
-        if voice is not None and not bool(torch.isfinite(voice).all()):
-            raise UserError("the new voice holds NaN or infinite numbers: embed it from a recording again")
-        check_number(semitones or 0.0, "semitones", MOST_SEMITONES)
-        if semitones and not self.network.moves_pitch:
-            raise UserError("this converter cannot move the pitch: leave the semitones out")
+        for row in (state.ramp.end if voice is None else voice).split(1):
+            check_voice(self.network, row, semitones or 0.0)
         place = state.n_in * self.up / self.down
         lasts = over_ms / 1000.0 * self.network.sample_rate
         voice = None if voice is None else plain(voice.to(state.ramp.end))

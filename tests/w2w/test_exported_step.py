@@ -27,20 +27,10 @@ pytestmark = pytest.mark.usefixtures("graphs_made_once")
 KINDS = ["today", "earlier"]
 
 
-def stepped(step: Step):
-    """The step as `difference` runs it."""
-
-    def run(chunk, voice, semitones, state):
-        wave, *after = step(chunk, voice, semitones, *state.values())
-        return wave, dict(zip(state, after))
-
-    return run
-
-
 @pytest.mark.parametrize(("kind", "n_hops"), [("today", 2), ("earlier", 5), ("ahead", 2)])
 def test_the_step_is_the_networks(built, kind, n_hops):
     step = Step(built(kind), n_hops)
-    assert difference(step.network, stepped(step), step.begun, n_hops) < 1e-5
+    assert difference(step, step) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +76,7 @@ def test_a_wrong_weight_is_found_by_the_check(built):
     wrong = copy.deepcopy(step)
     assert wrong.network.decoder.head.bands.bias is not None
     wrong.network.decoder.head.bands.bias.mul_(1.1)
-    found = difference(step.network, stepped(wrong), step.begun, 2)
+    found = difference(step, wrong)
     assert found > MOST
     with pytest.raises(UserError, match="differs from the network"):
         require_equal(found, "the graph")

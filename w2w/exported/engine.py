@@ -138,12 +138,8 @@ def _session(network: ConverterNetwork, n_hops: int, key: str) -> Any:
 
 
 def _from_cache(file: Path) -> Any | None:
-    if not file.is_file():
-        return None
-    try:
-        return open_session(str(file))
-    except Exception:  # a damaged file is exported again; onnxruntime's errors have no other common base
-        return None
+    with suppress(Exception):  # a damaged file is exported again; these errors have no other common base
+        return open_session(str(file)) if file.is_file() else None
 
 
 def _exported(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:

@@ -6,7 +6,7 @@ and over two frames a product takes a third of their time.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from inspect import unwrap
 from typing import Any
 
@@ -113,23 +113,23 @@ MOST = 1e-4
 """Largest allowed difference of a sample, at full scale 1, between the network and its export."""
 SECONDS = 4.0
 SEMITONES = 1.5
-Run = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-"""Chunk, voice, semitones and state to samples and the next state."""
 
 
 @torch.inference_mode()
-def difference(network: ConverterNetwork, run: Run, begun: Mapping[str, Tensor], n_hops: int) -> float:
-    """Largest difference of a sample between network and ``run``, over some seconds of speech-like audio."""
-    chunk_samples, device = n_hops * network.hop, next(network.parameters()).device
+def difference(step: Step, run: Callable[..., Iterable[Tensor]]) -> float:
+    """Largest difference of a sample between the network and ``run``, over some seconds of speech-like audio.
+
+    ``run`` is another form of the step, with its arguments and results.
+    """
+    network, device = step.network, next(step.network.parameters()).device
     wave = speechlike(network.sample_rate, SECONDS)
-    wave = wave[..., : wave.shape[-1] // chunk_samples * chunk_samples]
+    wave = wave[..., : wave.shape[-1] // step.chunk_samples * step.chunk_samples]
     voice = network.style(wave.to(device))
-    semitones = SEMITONES if network.moves_pitch else 0.0
-    state, plain_state, worst = dict(begun), network.begin(1), 0.0
-    shift = torch.tensor([semitones], dtype=torch.float64)
-    for chunk in wave.split(chunk_samples, dim=-1):
-        converted, state = run(chunk, voice.cpu(), shift, state)
-        expected, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
+    shift = torch.tensor([SEMITONES], dtype=torch.float64)
+    state, plain_state, worst = [*step.begun.values()], network.begin(1), 0.0
+    for chunk in wave.split(step.chunk_samples, dim=-1):
+        converted, *state = run(chunk, voice.cpu(), shift, *state)
+        expected, plain_state = network.step(chunk.to(device), voice, plain_state, SEMITONES)
         # NaN counts as an infinite difference.
         worst = max(worst, (converted - expected.cpu()).abs().nan_to_num(nan=math.inf).max().item())
     return worst
@@ -207,11 +207,11 @@ def checked(step: Step, model: bytes) -> float:
     """Return the largest difference between a model and the network; raise if it is too large."""
     session = open_session(model)
 
-    def run(chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]) -> Any:
-        arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        wave, after = run_session(session, chunk.numpy(), voice.numpy(), semitones.numpy(), arrays)
-        return torch.from_numpy(wave), {name: torch.from_numpy(array) for name, array in after.items()}
+    def run(*inputs: Tensor) -> Iterable[Tensor]:
+        chunk, voice, semitones, *state = (tensor.numpy() for tensor in inputs)
+        wave, after = run_session(session, chunk, voice, semitones, dict(zip(step.begun, state)))
+        return map(torch.from_numpy, (wave, *after.values()))
 
-    error = difference(step.network, run, step.begun, step.n_hops)
+    error = difference(step, run)
     require_equal(error, "the ONNX graph")
     return error

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
 from w2w.live.recorder import Recorder
+from w2w.networks.wave_network import MOST_SEMITONES
 
 FLOOR_DB = -99.0
 """dBFS shown for silence."""
