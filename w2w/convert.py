@@ -65,15 +65,6 @@ class Job:
         return self.samples / self.sample_rate
 
 
-def examine(pairs: Sequence[tuple[Path, Path]], left_out: list[str]) -> list[Job]:
-    """Jobs for all sources that can be converted; reasons for the others are added to ``left_out``."""
-    jobs = []
-    for source, out in tqdm(pairs, desc="checking", unit="file", delay=2.0, leave=False, disable=None):
-        with leaving_out(left_out):
-            jobs.append(job_of(source, out))
-    return jobs
-
-
 def job_of(source: Path, out: Path) -> Job:
     """Decode a whole source and count its samples, so that faults are found before conversion."""
     rate = info(source).sample_rate
@@ -103,7 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     voice = chosen(args, voices)
     seen = [Path(args.picture)] if args.picture else []
     protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.files, *seen])
-    jobs = examine(pairs, left_out)
+    jobs = []
+    for source, out in tqdm(pairs, desc="checking", unit="file", delay=2.0, leave=False, disable=None):
+        with leaving_out(left_out):
+            jobs.append(job_of(source, out))
     if jobs:
         note_replaced(args.out)
 

@@ -34,7 +34,6 @@ from w2w.converter import Converter
 from w2w.gallery.named import PACKAGED, NamedVoice, embed, find, gallery, own_folder, read, sentences
 from w2w.recording import LONGEST_S
 
-Wave = Float[Tensor, "1 1 samples"]
 ACTIONS = ("list", "preview", "add", "remove", "rebuild")
 PORTRAIT_COLUMNS, PORTRAIT_SHADES = 240, 32
 
@@ -96,7 +95,7 @@ def preview(names: Sequence[str], args: Namespace) -> None:
         print(out)
 
 
-def draw(wave: Wave, path: Path) -> None:
+def draw(wave: Float[Tensor, "1 1 samples"], path: Path) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(mel_png(wave, columns=PORTRAIT_COLUMNS, n_shades=PORTRAIT_SHADES))
 

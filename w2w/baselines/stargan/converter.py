@@ -29,6 +29,7 @@ from w2w.baselines.two_stage import log_floor
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch n_in"]
 SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
+WavePiece = Float[Tensor, "batch 1 _"]
 
 
 class StarGANSpectrograms(nn.Module):
@@ -89,9 +90,6 @@ class StarGANSpectrograms(nn.Module):
         cut = wave[..., max(first, 0) : first + config.crop_samples]
         before = max(-first, 0)
         return self.spectrogram(F.pad(cut, (before, config.crop_samples - before - cut.shape[-1])))
-
-
-WavePiece = Float[Tensor, "batch 1 _"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -263,7 +263,5 @@ def labelled_batches(
     rank: int = 0,
 ) -> Batches[LabelledCrops]:
     """Read the corpus and return the batches of one process."""
-    if config.batch < 2:
-        raise UserError(f"data.batch={config.batch} must be at least 2: target labels come from other clips")
     crops = LabelledCrops(config, spectrogram, labels, n_parts=n_parts, progress=rank == 0)
     return Batches(crops, seed=loop.seed, workers=loop.workers, rank=rank, accumulate=loop.accumulate)
