@@ -46,7 +46,6 @@ class ForeignError(UserError):
 
 
 def status_of(mistake: UserError) -> int:
-    """Return the HTTP status code of an error."""
     if isinstance(mistake, AudioError) and mistake.problem in ("unreadable", "empty"):
         return 415
     return getattr(mistake, "status", 422)
@@ -120,5 +119,4 @@ def _option(name: str) -> str:
 
 
 def error_body(sentence: str, request_id: str) -> bytes:
-    """Return the JSON body of an error response."""
     return json.dumps({"error": sentence, "request": request_id}, ensure_ascii=False).encode()

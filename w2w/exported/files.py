@@ -41,7 +41,6 @@ OF_WEIGHTS = {
 
 
 def add_step_options(parser: Arguments) -> None:
-    """Add the options that apply to a step only."""
     group = parser.add_argument_group("a live step (--format onnx or torch)")
     group.add_argument("--chunk-ms", type=float, help=f"milliseconds of a step (default {CHUNK_MS:g})")
     group.add_argument("--voice", nargs="+", metavar="CLIP", help="speech of the file's default voice")

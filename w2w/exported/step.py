@@ -35,7 +35,6 @@ class ConvolutionsAsProducts(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace convolutions; call all other functions unchanged."""
         return (convolution if func is torch.conv1d else func)(*args, **(kwargs or {}))
 
 

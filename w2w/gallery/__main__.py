@@ -127,7 +127,6 @@ def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
 
 
 def remove(name: str) -> None:
-    """Delete a user's own voice with its recordings and portrait."""
     folder = own_folder()
     voices = {voice.name: voice for voice in read(folder).voices}
     if name.lower() not in voices:

@@ -45,7 +45,6 @@ BUFFER_MS = (0.0, 500.0)
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert a microphone or a file live."""
     args = parse(argv)
     if args.list_devices:
         print(listed(sound_library()))
@@ -157,7 +156,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """Refuse options that exclude one another, and values out of range."""
     n_voices = len(args.reference) + len(args.voice)
     if not n_voices:
         raise UserError("no target voice is given: use --voice NAME, or --reference with a file or a folder")

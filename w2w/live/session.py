@@ -23,8 +23,6 @@ FLOOR_DB = -99.0
 
 
 class Meter:
-    """Peak level meter."""
-
     def __init__(self) -> None:
         self.peak = 0.0
 
@@ -49,7 +47,6 @@ class Load:
         self.chunks = 0
 
     def add(self, seconds: float) -> None:
-        """Add the computing time of one chunk."""
         load = seconds / self.chunk_s
         self.recent.append(load)
         self.worst = max(self.worst, load)

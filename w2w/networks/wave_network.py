@@ -57,14 +57,11 @@ class WaveNetwork(Protocol):
     def __call__(self, source: Wave, voice: Voice, semitones: float = 0.0, /) -> Wave:
         """Convert whole waves; the result is as long as the source."""
 
-    def eval(self) -> Any:
-        """Switch to evaluation mode."""
+    def eval(self) -> Any: ...
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Set whether the parameters receive gradients."""
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters."""
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> None:

@@ -12,6 +12,7 @@ from w2w.baselines.stargan.labels import (
     LabelsConfig,
     input_label,
     labels_of,
+    named_voice,
     output_label,
     value_of,
     with_names,
@@ -96,12 +97,10 @@ def test_a_clip_without_any_label_is_refused_by_its_row():
         labels_of([row(speaker="ann"), row("mute.wav", corpus="VCTK")], SMALL)
 
 
-def test_labels_by_name_and_misspelt_ones():
-    assert SMALL.indices({"gender": "M", "speaker": "cyd"}).tolist() == [[2, -1, 1]]
+def test_voice_by_name_is_that_label_alone_and_a_misspelt_name_is_refused():
+    assert named_voice("cyd", SMALL).equal(input_label(torch.tensor([[2, -1, -1]]), SMALL))
     with pytest.raises(UserError, match="did you mean bob"):
-        SMALL.indices({"speaker": "bobb"})
-    with pytest.raises(UserError, match="the groups are speaker, accent, gender"):
-        SMALL.indices({"age": "30"})
+        named_voice("bobb", SMALL)
 
 
 def test_more_names_than_room_are_refused():

@@ -203,7 +203,6 @@ class CluitMel:
 
     @property
     def critic_is_used(self) -> bool:
-        """Whether any generator loss uses the critic."""
         weight = self.config.weights
         label = weight.label_generator and self.shape.n_speakers
         return bool(weight.adversarial or weight.contrast_generator or label)

@@ -82,7 +82,6 @@ class StarGANSpectrograms(nn.Module):
         return [round(number * (n_frames - size) / n_more) for number in range(n_more + 1)]
 
     def _spectrogram(self, wave: Wave, start: int) -> Float[Tensor, "batch 1 bins frames"]:
-        """The spectrogram of the window that begins at frame ``start``."""
         config = self.config.spectrogram
         if self.n_frames(wave.shape[-1]) <= config.n_frames:
             wave = wave.repeat(1, 1, -(-config.crop_samples // wave.shape[-1]))[..., : config.crop_samples]

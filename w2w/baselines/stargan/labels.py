@@ -5,7 +5,7 @@ one-hot vectors and presence bits; the discriminator's targets are in {0, 1}, an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -42,14 +42,6 @@ class LabelGroup:
         if self.size and len(self.names) > self.size:
             raise UserError(f"{len(self.names)} names of {self.column} exceed its label group of {self.size}")
 
-    def index(self, name: str) -> int:
-        if name not in self.names:
-            raise UserError(
-                f"{self.column} {name!r} is not in its label group{nearest(name, self.names)}: "
-                f"{len(self.names)} names are known, {', '.join(self.names[:5])} …"
-            )
-        return self.names.index(name)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
@@ -79,15 +71,6 @@ class LabelsConfig:
     def n_in(self) -> int:
         """Width of the generator's label input: all labels and a presence bit per group, 1479 by default."""
         return self.n_out + len(self.groups)
-
-    def indices(self, named: Mapping[str, str]) -> Int[Tensor, "1 groups"]:
-        """The labels for names by column, such as ``{"speaker": "p225"}``; other groups are unknown."""
-        for column in named:
-            if column not in [group.column for group in self.groups]:
-                columns = ", ".join(group.column for group in self.groups)
-                raise UserError(f"there is no label group {column!r}: the groups are {columns}")
-        labels = [group.index(named[group.column]) if group.column in named else -1 for group in self.groups]
-        return torch.tensor([labels])
 
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
@@ -181,9 +164,8 @@ def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Floa
     for place, group in enumerate(labels.groups):
         if name in group.names:
             index = group.names.index(name)
-            if place == 0 and known:
-                return input_label(torch.tensor([known[index]]), labels)
-            return input_label(labels.indices({group.column: name}), labels)
+            alone = [index if other is group else -1 for other in labels.groups]
+            return input_label(torch.tensor([known[index] if place == 0 and known else alone]), labels)
     names = [name for group in labels.groups for name in group.names]
     raise UserError(
         f"this converter has no voice {name!r}{nearest(name, names)}: it was trained on {len(names)} "

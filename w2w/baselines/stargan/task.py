@@ -193,7 +193,6 @@ class StarGAN:
         return masked_cross_entropy(logits, target, summed=self.config.losses == "own")
 
     def convert(self, spectrogram: Spectrograms, labels: Labels) -> Spectrograms:
-        """Convert spectrograms to the voice of these labels."""
         return self.generator(spectrogram, input_label(labels, self.shape.labels))
 
     def samples(self, step: int) -> Samples:
