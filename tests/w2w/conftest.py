@@ -1,6 +1,7 @@
-"""What tests of the converter share: an export, and graphs, which take seconds to make."""
+"""Shared by tests of the converter: an export, graphs (which take seconds), recordings, refused commands."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from data.audio import save
 from engine.checkpoint import export
 from engine.files import atomic
 from w2w.exported.engine import network_key
@@ -66,3 +68,42 @@ def graphs_made_once(graphs, monkeypatch) -> None:
         monkeypatch.setattr(f"w2w.exported.{user}.onnx_model", once)
     monkeypatch.setattr("w2w.exported.step.SECONDS", 0.4)
     monkeypatch.setenv("TIMBRE_CACHE", str(graphs / "cache"))
+
+
+@pytest.fixture
+def refusal(capsys):
+    """Run a command that must be refused, and return its message: one sentence, the last line of stderr.
+
+    Unless ``alone`` is False, nothing else may be printed.
+    """
+
+    def refused(command: Callable[[list[str]], object], line: str, *, alone: bool = True) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            command(line.split())
+        printed = capsys.readouterr()
+        *before, last = printed.err.strip().splitlines()
+        assert end.value.code == 2
+        assert last.startswith("error: ")
+        assert "Traceback" not in printed.err
+        assert not alone or not (before or printed.out)
+        return last
+
+    return refused
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, buzz, model):
+    """The working folder: a source, two references, and a tiny converter as the released one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("w2w.weights.RELEASED", model)
+    save("me.wav", buzz(12_345, f0=(120.0,)), 16_000)
+    save("her.wav", buzz(9_000, f0=(200.0,)), 16_000)
+    save("voices/his.flac", buzz(9_000, f0=(100.0,)), 16_000)
+    return tmp_path
+
+
+@pytest.fixture
+def files_under() -> Callable[[Path], set[str]]:
+    """Names of all files in a folder, relative to it."""
+    return lambda folder: {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,11 +13,10 @@ from data.augment import AugmentConfig
 from data.batches import Batch
 from data.pairs import HumanAndPairs, PairBatch
 from engine.optim import OptimConfig
-from pretrain.pitch.tracker import PitchTracker
 from pretrain.teachers import Framing, Teacher
-from w2w.cluit.adversary import Discriminator, DiscriminatorConfig
+from w2w.cluit.adversary import DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig, Weights
-from w2w.cluit.rows import leveled, other_speeds, same_window
+from w2w.cluit.rows import leveled
 from w2w.cluit.task import CLUIT
 
 SIZES = DiscriminatorConfig(
@@ -118,12 +118,8 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(build, batch, name
 
 
 def test_the_mean_f0_is_not_learned_from_spectra_of_another_voice(build, batch):
-    task = build(
-        weights=replace(NONE, pitch_prior=1.0),
-        back_translate_from=0,
-        back_translate_share=1.0,
-        convert_share=0.0,
-    )
+    translated = {"back_translate_from": 0, "back_translate_share": 1.0, "convert_share": 0.0}
+    task = build(weights=replace(NONE, pitch_prior=1.0), **translated)
     assert task.update(batch, 0)["loss/converter/pitch_prior"] == 0.0
     assert task.update(HumanAndPairs(batch.human, None), 1)["loss/converter/pitch_prior"] > 0.0
 
@@ -178,8 +174,8 @@ def test_a_pairs_loss_is_that_of_its_target(build, batch):
     rows = task.utterances(batch, 0)
     output = torch.where(rows.converted[:, None, None], torch.zeros_like(rows.truth), rows.truth)
     assert task.reconstruction_losses(rows, output)["reconstruction"] == 0.0
-    other = torch.cat([output[:3], output[3:] + 0.1 * torch.randn_like(output[3:])])
-    assert task.reconstruction_losses(rows, other)["reconstruction"] > 0.1
+    output[3:] += 0.1 * torch.randn_like(output[3:])
+    assert task.reconstruction_losses(rows, output)["reconstruction"] > 0.1
 
 
 def test_speech_alone_trains_too(build, human):
@@ -199,13 +195,10 @@ def test_rows_in_their_own_voice_do_not_teach_the_code_to_carry_it(build, human,
 def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
     task = build(weights=replace(NONE, norm=1.0))
 
-    def refuse(*args, **kwargs):
-        raise AssertionError("computed in vain")
-
     assert not task.comparisons
     unused = (task.discriminator, task.discriminator_ema.module, task.projector)
     for part in (*unused, task.projector_ema.module, task.teacher):
-        monkeypatch.setattr(part, "forward", refuse)
+        monkeypatch.setattr(part, "forward", Mock(side_effect=AssertionError("computed in vain")))
     task.update(batch, 0)
     assert build(weights=NONE).update(batch, 0) == {}
 
@@ -268,12 +261,7 @@ def test_unlabelled_speech_trains_all_but_the_label_head(build, human):
     assert moved == set()
 
 
-def test_another_speed_is_another_voice(build, buzz):
-    waves, speed = other_speeds((buzz(4000, (100.0,) * 40), buzz(3000, (100.0,) * 40)), (0.8, 1.0, 1.25))
-    assert [wave.shape for wave in waves] == [(40, 1, 4000), (40, 1, 3000)]
-    assert set(speed.tolist()) == {0, 1, 2}
-    f0 = PitchTracker(16_000, 160)(waves[0][..., :3200]).log_f0[:, 0, -1].exp()
-    assert_close(f0.float(), 100 * torch.tensor([0.8, 1.0, 1.25])[speed], rtol=0.05, atol=0)
+def test_speaker_at_another_speed_is_another_label_and_identity(build, buzz):
     task = build(speeds=(0.8, 1.0, 1.25))
     assert task.discriminator.config.n_speakers == 3 * SIZES.n_speakers
     speech, speaker = buzz(800, (100.0,) * 40), torch.arange(40) % 3 - 1
@@ -286,40 +274,11 @@ def test_another_speed_is_another_voice(build, buzz):
     assert len(rows.identity[~known].unique()) == (~known).sum()
 
 
-def test_clips_come_to_one_level_of_either_sign():
-    wave = torch.randn(200, 1, 3200) * torch.logspace(-3, 0, 200)[:, None, None]
-    wave[..., :1600] *= 0.01  # a pause does not count
-    changed = leveled(wave, -23.0)
-    level_db = 10 * changed[..., 1600:].square().mean(-1).log10()
-    assert_close(level_db, torch.full_like(level_db, -23.0), rtol=0, atol=1.0)
-    assert 0.3 < ((changed * wave).sum(-1) > 0).float().mean() < 0.7
-
-
-def test_the_discriminator_sees_one_place_of_all():
-    ramp = torch.arange(100.0)[None, None].expand(3, -1, -1)
-    long, same, tail = same_window((ramp, ramp, ramp[..., :20]), 30)
-    assert long.shape == same.shape == (3, 1, 30)
-    assert torch.equal(long, same)
-    assert tail.shape[-1] <= 20
-    assert [wave.shape[-1] for wave in same_window((ramp, ramp), 400)] == [100, 100]
-
-
-def test_the_discriminator_judges_scales_projects_and_names():
-    output = Discriminator(SIZES)(torch.randn(2, 1, 1024))
-    assert [s.shape for s in output.scores] == [(2, 1, 64), (2, 1, 32)]
-    assert len(output.features[0]) == SIZES.n_strided + 2
-    assert_close(output.projection.norm(dim=-1), torch.ones(2))
-    assert output.speakers.shape == (2, 2)
-    nameless = Discriminator(replace(SIZES, n_speakers=0))
-    assert nameless(torch.randn(1, 1, 1024)).speakers.shape == (1, 0)
-
-
 def test_bfloat16_computes(build, batch):
     task = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for step in range(2):
-            scalars = task.update(batch, step)
-    assert all(torch.isfinite(value) for value in scalars.values())
+        scalars = [*task.update(batch, 0).values(), *task.update(batch, 1).values()]
+    assert all(map(torch.isfinite, scalars))
     assert task.players["converter"].skipped == task.players["discriminator"].skipped == 0
 
 

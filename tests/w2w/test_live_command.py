@@ -48,29 +48,19 @@ def run(line: str) -> None:
     main(line.split())
 
 
-def refusal(capsys, line: str) -> str:
-    with pytest.raises(SystemExit) as end:
-        run(line)
-    said = capsys.readouterr().err.strip().splitlines()
-    assert end.value.code == 2
-    assert said[-1].startswith("error: ")
-    assert not any("Traceback" in words for words in said)
-    return said[-1]
-
-
-def test_what_is_missing_is_told_with_the_way_out(here, capsys, monkeypatch, sound):
+def test_what_is_missing_is_told_with_the_way_out(here, monkeypatch, sound, refusal):
     sound.devices = []
-    assert "no audio device was found: use --input-file" in refusal(capsys, "--list-devices")
-    assert "no audio device was found: use --input-file" in refusal(capsys, "--reference her.wav")
+    assert "no audio device was found: use --input-file" in refusal(main, "--list-devices", alone=False)
+    assert "no audio device was found: use --input-file" in refusal(main, "--reference her.wav", alone=False)
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert "pip install 'timbre[live]'" in refusal(capsys, "--reference her.wav")
+    assert "pip install 'timbre[live]'" in refusal(main, "--reference her.wav", alone=False)
 
 
-def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
+def test_a_missing_portaudio_is_told(here, monkeypatch, refusal):
     (here / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    assert "apt install libportaudio2" in refusal(capsys, "--list-devices")
+    assert "apt install libportaudio2" in refusal(main, "--list-devices", alone=False)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +87,9 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
         ("--reference her.wav --input-file me.wav --output-file o.xyz", "name it with one of"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
+def test_mistakes_are_told_in_one_sentence(here, line, words, refusal):
     before = sorted(here.iterdir())
-    assert words in refusal(capsys, line)
+    assert words in refusal(main, line, alone=False)
     assert sorted(here.iterdir()) == before
 
 
@@ -211,7 +201,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatc
     assert not any(thread.name == "convert" for thread in threading.enumerate())
 
 
-def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsys, buzz):
+def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, buzz, refusal):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
 
     def pull() -> None:
@@ -219,7 +209,9 @@ def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsy
         sound.gone = True
 
     threading.Thread(target=pull).start()
-    assert "the audio from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
+    assert "the audio from Mic" in refusal(
+        main, "--reference her.wav --record take.wav --engine eager", alone=False
+    )
     assert info("take.wav").samples > 0
 
 
@@ -246,13 +238,15 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert info("take.wav").sample_rate == 44_100
 
 
-def test_without_onnxruntime_the_network_itself_speaks(here, capsys, monkeypatch):
+def test_without_onnxruntime_the_network_itself_speaks(here, monkeypatch, refusal):
     def missing():
         raise UserError("graphs need the package onnxruntime")
 
     monkeypatch.setattr("w2w.exported.engine.require_packages", missing)
     monkeypatch.delenv("TIMBRE_ENGINE")
     files = "--input-file me.wav --output-file live.wav"
-    assert "need the package onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
+    assert "need the package onnxruntime" in refusal(
+        main, f"--reference her.wav {files} --engine onnx", alone=False
+    )
     run(f"--reference her.wav {files}")
     assert info("live.wav").samples == 12_345

@@ -1,7 +1,6 @@
 """Pretrained encoders inside the converter: aligned, frozen or tuned as asked, and exported whole."""
 
-import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,14 +13,13 @@ from engine.checkpoint import export
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder
-from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.encoder import SpeechEncoder
 from w2w.converter import Converter
 from w2w.networks import network as network_module
 from w2w.networks import whole_content
-from w2w.networks.config import TrunkConfig
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
-from w2w.networks.trunk import PretrainedContent, Trunk, interpolated, played
+from w2w.networks.trunk import PretrainedContent
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
 from w2w.train import build
 from w2w.train_config import TINY
@@ -77,59 +75,6 @@ def task(pretrained, **changes):
     """The tiny trainer's task with every loss of the converter from its first step."""
     config = replace(TINY, pretrained=pretrained, converter=with_encoders(TINY.converter, pretrained))
     return build(replace(config, cluit=replace(config.cluit, convert_from=0), **changes))
-
-
-def test_a_trunk_names_every_size_of_an_encoder():
-    dropped = {"dropout", "attention_dropout", "feature_dropout"}
-    sizes = {f.name for f in fields(TrunkConfig)} - {"layer"}
-    assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == sizes
-    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in Trunk(TRUNK, 1, 16_000, 160).modules())
-
-
-@pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
-@pytest.mark.parametrize("speed", [None, 0.8, 1.25])
-def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahead, speed):
-    """An encoder that tells the time gives each frame the time of the samples made of it."""
-    hop = rate // 100
-    trunk = Trunk(TRUNK, 1, rate, hop, look_ahead)
-    seen = trunk.encoder.config
-
-    def times(wave, n_samples=None):
-        frames = seen.frames(wave.shape[-1])
-        middle = torch.arange(frames) * float(seen.hop) + (seen.receptive_field - 1) / 2
-        count = frames if n_samples is None else seen.frames(int(n_samples[0]))
-        valid = torch.arange(frames)[None] < count
-        return Encoded([middle[None, :, None]], middle[None, :, None], valid)
-
-    monkeypatch.setattr(trunk.encoder, "forward", times)
-    monkeypatch.setattr(trunk, "_mixed", lambda features: features[-1].transpose(1, 2))
-    warp = None if speed is None else torch.tensor([speed])
-    heard = trunk(torch.zeros(1, 1, rate), warp)[0, 0]
-    assert heard.shape == (100,)
-    middle = (torch.arange(100) * hop + (hop - 1) / 2 - look_ahead) * 16_000 / rate
-    inside = slice(4, 94)  # before the first frame's middle and after the last one's there is nothing to hear
-    assert_close(heard[inside] * (speed or 1.0), middle[inside], rtol=0, atol=1e-2)
-
-
-def test_between_frames_values_run_straight_and_stop_at_the_last_valid_one():
-    hidden = torch.tensor([[[0.0, 10.0, 20.0, 99.0]]])
-    place = torch.tensor([[-1.0, 0.0, 0.25, 1.5, 2.0, 3.0]])
-    found = interpolated(hidden, place, torch.tensor([3]))
-    assert_close(found, torch.tensor([[[0.0, 0.0, 2.5, 15.0, 20.0, 20.0]]]))
-
-
-def test_a_wave_played_faster_is_shorter_and_higher():
-    time = torch.arange(16_000) / 16_000
-    wave = torch.sin(2 * math.pi * 500 * time).repeat(2, 1)[:, None]
-    waves, lengths, speed = played(wave, torch.tensor([1.25, 0.8]))
-    assert lengths.tolist() == [12_800, 20_000]
-    assert_close(speed, torch.tensor([1.25, 0.8]))
-    assert not waves[0, :, 12_800:].any()
-    for row, length, hertz in zip(waves[:, 0], lengths.tolist(), (625, 400)):
-        ideal = torch.sin(2 * math.pi * hertz * torch.arange(length) / 16_000)
-        assert_close(row[:length], ideal, rtol=0, atol=1e-3)
-    alone = played(wave[:1], torch.ones(1))[0]
-    assert_close(alone, wave[:1], rtol=0, atol=1e-5)
 
 
 def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):

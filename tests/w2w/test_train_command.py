@@ -179,7 +179,7 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
         assert line.startswith("error: ")
         return line
 
-    assert "there is no preset 'smal'" in said("--preset", "smal")
+    assert "there is no preset 'smal' (did you mean small?)" in said("--preset", "smal")
     assert "no data given" in said("--preset", "tiny", "--loop.cpu")
     assert "must be the same" in said("--preset", "tiny", "--data.sample-rate", "24000")
     assert "discriminator.n-speakers 3" in said(

@@ -14,7 +14,6 @@ from data.audio import load, save
 from data.manifest import Row, write_manifest
 from data.voice_captions import fit_scale
 from data.voice_meter import VoiceMeasures
-from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import TowersConfig, open_towers
@@ -45,12 +44,6 @@ def small_clip(folder: Path, seed: int) -> Path:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     return small_clip(tmp_path_factory.mktemp("clip"), seed=0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny) -> Path:
-    torch.manual_seed(3)
-    return export(tmp_path_factory.mktemp("model"), tiny(), ConverterNetwork(tiny()))
 
 
 def some_voices(dim: int, count: int = 80, seed: int = 0) -> KnownVoices:
@@ -299,18 +292,3 @@ def test_the_released_ties_belong_to_the_released_converters(name):
     assert hertz["a woman"] > 1.3 * hertz["a man"]
     assert hertz["a man"] > 1.1 * hertz["a man with a very low voice"]
     assert hertz["an old man, low and rough"] < hertz["a man"]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("me.wav --text x --reference her.wav --out o.wav", "--reference and --text were given"),
-        ("me.wav --reference her.wav --variety 1 --out o.wav", "--variety goes with"),
-        ("me.wav --text old --data x.csv --out o.wav", "--data goes with"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(line, said, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        convert(line.split())
-    assert said in capsys.readouterr().err
