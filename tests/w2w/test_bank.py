@@ -10,7 +10,7 @@ from w2w.cluit.losses import MemoryBank
 
 @settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 7), pushes=st.lists(st.integers(0, 9), max_size=8))
-def test_the_newest_stay_in_whatever_pieces_they_come(size, pushes):
+def test_newest_keys_stay_for_any_push_sizes(size, pushes):
     bank, history, number = MemoryBank(size, 2), [], 0
     for count in pushes:
         keys = torch.arange(number, number + count).float()[:, None].expand(-1, 2)
@@ -21,13 +21,13 @@ def test_the_newest_stay_in_whatever_pieces_they_come(size, pushes):
         assert_close(bank.keys[:, 0], bank.labels.float())  # a key and its speaker move together
 
 
-def test_an_empty_bank_has_no_keys():
+def test_empty_bank_has_no_keys():
     bank = MemoryBank(4, 3)
     assert bank.keys.shape == (0, 3)
     assert bank.labels.shape == (0,)
 
 
-def test_the_oldest_place_is_taken_first():
+def test_oldest_key_is_replaced_first():
     bank = MemoryBank(3, 1)
     bank.push(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 2]))
     bank.push(torch.tensor([[3.0], [4.0]]), torch.tensor([3, -1]))
@@ -35,14 +35,14 @@ def test_the_oldest_place_is_taken_first():
     assert bank.labels.tolist() == [-1, 2, 3]
 
 
-def test_keys_are_data():
+def test_keys_have_no_gradient():
     bank, key = MemoryBank(3, 2), torch.randn(2, 2, requires_grad=True)
     bank.push(key, torch.tensor([0, 1]))
     assert not bank.keys.requires_grad
     assert not list(bank.parameters())
 
 
-def test_a_stored_bank_goes_on_where_it_was():
+def test_stored_bank_continues():
     bank, copy = MemoryBank(5, 2), MemoryBank(5, 2)
     bank.push(torch.randn(7, 2), torch.arange(7))
     copy.load_state_dict(bank.state_dict())

@@ -86,7 +86,7 @@ def batch(human, buzz):
     return HumanAndPairs(human, pairs)
 
 
-def test_the_adversary_comes_in_by_and_by(build):
+def test_adversarial_losses_ramp_up_linearly(build):
     weights = Weights(adversarial=0.5, content=3.0)
     task = build(weights=weights, adversary_from=10, adversary_warmup=4)
     assert [task.shares(step)["adversarial"] for step in (10, 11, 13, 99)] == [0.125, 0.25, 0.5, 0.5]
@@ -107,7 +107,7 @@ def changes(task, batch, steps=(0,)):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_loss_alone_reaches_what_it_may_and_nothing_else(build, batch, name):
+def test_each_loss_updates_only_its_networks(build, batch, name):
     task = build(weights=replace(NONE, **{name: 1.0}))
     task.bank.push(torch.randn(4, 8), torch.full((4,), 7))  # others, without whom a contrast says nothing
     task.voices.push(torch.randn(4, 128), torch.full((4,), 7))
@@ -117,14 +117,14 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(build, batch, name
     assert all(p.grad is None for p in task.converter.parameters())  # nothing lingers between players
 
 
-def test_the_mean_f0_is_not_learned_from_spectra_of_another_voice(build, batch):
+def test_pitch_prior_skips_sources_in_another_voice(build, batch):
     translated = {"back_translate_from": 0, "back_translate_share": 1.0, "convert_share": 0.0}
     task = build(weights=replace(NONE, pitch_prior=1.0), **translated)
     assert task.update(batch, 0)["loss/converter/pitch_prior"] == 0.0
     assert task.update(HumanAndPairs(batch.human, None), 1)["loss/converter/pitch_prior"] > 0.0
 
 
-def test_the_label_loss_of_a_discriminator_in_use_reaches_it_alone(build, batch):
+def test_label_loss_updates_only_the_discriminator(build, batch):
     task = build(weights=replace(NONE, label_converter=1e-30, label_discriminator=1.0))
     task.players["converter"].step = lambda loss: None
     moved, scalars = changes(task, batch)
@@ -132,7 +132,7 @@ def test_the_label_loss_of_a_discriminator_in_use_reaches_it_alone(build, batch)
     assert "loss/discriminator/label_discriminator" in scalars
 
 
-def test_by_default_every_parameter_learns(build, batch):
+def test_every_parameter_receives_a_gradient_by_default(build, batch):
     task, seen = build(sizes=replace(SIZES, n_speakers=0)), {}
     for parameter in task.converter.parameters():  # the refiner's gates begin closed
         parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -154,7 +154,7 @@ def test_by_default_every_parameter_learns(build, batch):
                 assert gradient.any() or name == "discriminator", (name, parameter.shape)
 
 
-def test_pairs_are_spoken_with_their_targets_voice_and_compared_with_the_target(build, batch):
+def test_pairs_use_the_targets_voice_and_ground_truth(build, batch):
     task = build()
     rows = task.utterances(batch, 0)
     assert rows.human == 3
@@ -168,7 +168,7 @@ def test_pairs_are_spoken_with_their_targets_voice_and_compared_with_the_target(
     assert_close(rows.source[:3].abs(), leveled(batch.human.wave, -23.0).abs(), rtol=0.1, atol=0)
 
 
-def test_a_pairs_loss_is_that_of_its_target(build, batch):
+def test_reconstruction_loss_compares_known_ground_truths_only(build, batch):
     """Rows compared are those with a truth: an output equal to its truth has no distance to it."""
     task = build()
     rows = task.utterances(batch, 0)
@@ -178,13 +178,13 @@ def test_a_pairs_loss_is_that_of_its_target(build, batch):
     assert task.reconstruction_losses(rows, output)["reconstruction"] > 0.1
 
 
-def test_speech_alone_trains_too(build, human):
+def test_training_works_without_pairs(build, human):
     moved, scalars = changes(build(), HumanAndPairs(human, None))
     assert moved >= ALL | {"discriminator"}
     assert "loss/converter/reconstruction" in scalars
 
 
-def test_rows_in_their_own_voice_do_not_teach_the_code_to_carry_it(build, human, batch):
+def test_self_reconstruction_has_no_gradient_for_the_code(build, human, batch):
     alone = {"weights": replace(NONE, reconstruction=1.0), "convert_share": 0.0, "back_translate_share": 0.0}
     moved, _ = changes(build(**alone), HumanAndPairs(human, None))
     assert "decoder" in moved
@@ -192,7 +192,7 @@ def test_rows_in_their_own_voice_do_not_teach_the_code_to_carry_it(build, human,
     assert "content" in changes(build(**alone), batch)[0]  # a pair's source has another voice than its truth
 
 
-def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
+def test_losses_of_weight_zero_are_not_computed(build, batch, monkeypatch):
     task = build(weights=replace(NONE, norm=1.0))
 
     assert not task.comparisons
@@ -203,7 +203,7 @@ def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
     assert build(weights=NONE).update(batch, 0) == {}
 
 
-def test_when_things_begin(build, batch):
+def test_start_steps_are_respected(build, batch):
     task = build(convert_from=1, adversary_from=2, discriminator_every=2)
     _, scalars = changes(task, batch)
     assert "loss/converter/reconstruction" in scalars
@@ -240,7 +240,7 @@ def test_keys_come_from_the_discriminator_or_its_average(build, batch, keys):
 
 @pytest.mark.parametrize("speakers", [[0, 1, 2], [-1, -1, -1], [4, 4, 4]])
 @pytest.mark.parametrize("masked", [True, False])
-def test_nobody_is_their_own_negative(build, human, speakers, masked):
+def test_keys_of_the_querys_identity_are_no_negatives(build, human, speakers, masked):
     """To a judge that hears all alike, the loss is the log of how many there are to choose from."""
     task = build(weights=replace(NONE, contrast_style=1.0), mask_same_speaker=masked)
     batch = HumanAndPairs(human._replace(speaker=torch.tensor(speakers)), None)
@@ -282,7 +282,7 @@ def test_bfloat16_computes(build, batch):
     assert task.players["converter"].skipped == task.players["discriminator"].skipped == 0
 
 
-def test_one_batch_is_learned_by_heart(build, batch):
+def test_one_batch_can_be_overfitted(build, batch):
     quiet = {"warp": 0.0, "code_noise": 0.0, "earlier_level_db": 0.0}
     task = build(weights=replace(NONE, reconstruction=1.0), **quiet)
     task.players["converter"].config = replace(task.players["converter"].config, lr=5e-3)
@@ -290,7 +290,7 @@ def test_one_batch_is_learned_by_heart(build, batch):
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
 
 
-def test_what_is_watched_can_be_computed(build, batch):
+def test_samples_and_metrics_can_be_computed(build, batch):
     task = build()
     task.update(batch, 0)
     with torch.no_grad():

@@ -22,7 +22,7 @@ def test_played_clips_keep_their_length_and_get_another_f0(buzz):
     assert_close(f0.float(), 100 * torch.tensor([0.8, 1.0, 1.25])[speed], rtol=0.05, atol=0)
 
 
-def test_clips_come_to_one_level_of_either_sign():
+def test_clips_are_levelled_with_random_sign():
     wave = torch.randn(200, 1, 3200) * torch.logspace(-3, 0, 200)[:, None, None]
     wave[..., :1600] *= 0.01  # a pause does not count
     changed = leveled(wave, -23.0)
@@ -31,7 +31,7 @@ def test_clips_come_to_one_level_of_either_sign():
     assert 0.3 < ((changed * wave).sum(-1) > 0).float().mean() < 0.7
 
 
-def test_the_discriminator_sees_one_place_of_all():
+def test_same_window_cuts_all_waves_at_one_position():
     ramp = torch.arange(100.0)[None, None].expand(3, -1, -1)
     long, same, tail = same_window((ramp, ramp, ramp[..., :20]), 30)
     assert long.shape == same.shape == (3, 1, 30)
@@ -40,7 +40,7 @@ def test_the_discriminator_sees_one_place_of_all():
     assert [wave.shape[-1] for wave in same_window((ramp, ramp), 400)] == [100, 100]
 
 
-def test_the_discriminator_judges_scales_projects_and_names():
+def test_discriminator_output_shapes():
     output = Discriminator(SIZES)(torch.randn(2, 1, 1024))
     assert [s.shape for s in output.scores] == [(2, 1, 64), (2, 1, 32)]
     assert len(output.features[0]) == SIZES.n_strided + 2

@@ -19,12 +19,12 @@ def run(line: str) -> None:
     main(line.split())
 
 
-def test_one_source_becomes_one_file_of_its_length(here):
+def test_one_source_gives_one_file_of_equal_length(here):
     run("me.wav --reference her.wav --out as_her.wav")
     assert info("as_her.wav").samples == 12_345
 
 
-def test_what_is_written_is_what_the_library_gives(here, model):
+def test_written_audio_equals_the_librarys_result(here, model):
     run("me.wav --reference her.wav voices --out out --pitch 2 --no-watermark")
     converter = Converter.from_pretrained(model)
     voice = converter.embed([load("her.wav"), load("voices/his.flac")])
@@ -35,7 +35,7 @@ def test_what_is_written_is_what_the_library_gives(here, model):
     assert_close(load("out/me.wav"), expected, rtol=0, atol=2**-16 + 1e-5)
 
 
-def test_a_blend_is_the_blend_of_the_voices(here, model):
+def test_blend_option_equals_blended_voices(here, model):
     save("odd:0.2/name:3.wav", load("her.wav"), 16_000)  # colons in names
     run("me.wav --blend odd:0.2:3 voices:1 --out out --no-watermark")
     run("me.wav --blend odd:0.2/name:3.wav:0.75 --blend voices/his.flac:0.25 --out again --no-watermark")
@@ -47,7 +47,7 @@ def test_a_blend_is_the_blend_of_the_voices(here, model):
     assert_close(load("out/me.wav"), expected, rtol=0, atol=1e-4)
 
 
-def test_speakers_of_a_manifest_are_voices(here):
+def test_manifest_speakers_are_target_voices(here):
     rows = [Row(path=Path("her.wav"), speaker="p1"), Row(path=Path("voices/his.flac"), speaker="p2")]
     write_manifest("list.csv", rows)
     run("me.wav --speaker p1 --data list.csv --out known")
@@ -68,7 +68,7 @@ def test_speakers_of_a_manifest_are_voices(here):
         (22_050, "DOUBLE", 1),
     ],
 )
-def test_any_kind_of_recording_keeps_its_length_to_the_sample(here, rate, subtype, channels):
+def test_length_is_kept_for_any_rate_subtype_and_channels(here, rate, subtype, channels):
     samples = rate // 3 + 1
     sound = 0.1 * np.sin(np.arange(samples)[:, None] * np.ones(channels) / 9)
     soundfile.write("odd.wav", sound, rate, subtype)
@@ -79,7 +79,7 @@ def test_any_kind_of_recording_keeps_its_length_to_the_sample(here, rate, subtyp
     assert info("source/odd.wav").channels == 1
 
 
-def test_results_lie_as_their_sources_and_clashing_names_are_told_apart(here, capsys, files_under):
+def test_outputs_mirror_source_folders_and_clashing_names_differ(here, capsys, files_under):
     for name in ("in/a/x.wav", "in/b/x.wav", "in/b/y.1.wav", "in/c/z.wav", "in/c/z.flac"):
         save(name, load("me.wav")[..., :2_000], 16_000)
     run("in in/b/y.1.wav --reference her.wav --out out")
@@ -101,13 +101,13 @@ def test_results_inside_the_source_folder_are_not_converted_again(here, files_un
     assert files_under(Path("in")) == {"x.wav", "converted/x.wav"}
 
 
-def test_a_file_that_is_named_is_replaced_and_that_is_said(here, capsys):
+def test_named_output_file_is_replaced_with_a_note(here, capsys):
     for said in (False, True):
         run("me.wav --reference her.wav --out as_her.wav")
         assert ("note: as_her.wav is replaced\n" in capsys.readouterr().err) == said
 
 
-def test_a_long_recording_takes_no_more_memory_than_a_short_one(here, monkeypatch):
+def test_memory_does_not_grow_with_duration(here, monkeypatch):
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         pytest.skip("peak memory is read from /proc")
@@ -122,7 +122,7 @@ def test_a_long_recording_takes_no_more_memory_than_a_short_one(here, monkeypatc
     assert peaks[2] - peaks[1] < 40
 
 
-def test_real_speech_comes_out_as_speech_length_and_finite(here, speech_pack):
+def test_real_speech_gives_finite_output_of_equal_length(here, speech_pack):
     recordings = sorted(speech_pack.rglob("*.flac"))[:2]
     main([str(recordings[0]), "--reference", str(recordings[1]), "--out", "out", "--rate", "source"])
     out = load(f"out/{recordings[0].stem}.wav")

@@ -75,9 +75,7 @@ def spoil() -> None:
     soundfile.write("brief.wav", np.zeros(100), 16_000)
 
 
-def test_bad_sources_among_many_are_named_and_the_others_are_converted(
-    here, refused, incomplete, files_under
-):
+def test_bad_sources_are_listed_and_the_others_converted(here, refused, incomplete, files_under):
     spoil()
     told = incomplete(f"me.wav {' '.join(SPOILT)} her.wav --reference her.wav --out out")
     assert files_under(Path("out")) == {"me.wav", "her.wav"}
@@ -88,7 +86,7 @@ def test_bad_sources_among_many_are_named_and_the_others_are_converted(
         assert bad in refused(f"{bad} --reference her.wav --out again")
 
 
-def test_where_nothing_can_be_done_all_reasons_are_told(here, capsys):
+def test_all_reasons_are_listed_if_nothing_is_converted(here, capsys):
     spoil()
     with pytest.raises(SystemExit) as end:
         main(["text.wav", "empty.wav", "--reference", "her.wav", "--out", "out"])
@@ -97,14 +95,14 @@ def test_where_nothing_can_be_done_all_reasons_are_told(here, capsys):
     assert not Path("out").exists()
 
 
-def test_a_bad_reference_is_named(here, refused):
+def test_bad_references_are_named(here, refused):
     spoil()
     save("silence.wav", torch.zeros(1, 1, 16_000), 16_000)
     for bad in [*(name for name in SPOILT if name != "late_nan.wav"), "silence.wav"]:
         assert bad in refused(f"me.wav --reference her.wav {bad} --out out")
 
 
-def test_a_file_that_breaks_off_during_conversion_leaves_nothing(here, monkeypatch, capsys, files_under):
+def test_failure_during_conversion_leaves_no_file(here, monkeypatch, capsys, files_under):
     wave = load("me.wav").repeat(1, 1, 20).numpy().ravel()
     wave[150_000] = math.nan
     soundfile.write("late.wav", wave, 16_000, "FLOAT")
@@ -155,7 +153,7 @@ def test_a_file_that_breaks_off_during_conversion_leaves_nothing(here, monkeypat
         ("--reference her.wav --out list.csv/deeper/x.wav", "list.csv: a file is where a folder is expected"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_line_is_refused_in_one_sentence(here, options, words, refused):
+def test_wrong_command_line_is_refused_in_one_sentence(here, options, words, refused):
     write_manifest("list.csv", [Row(path=Path("her.wav"), speaker=name) for name in ("p1", "p2")])
     write_manifest("bare.csv", [Row(path=Path("her.wav"))])
     assert words in refused(f"me.wav {options}")
@@ -194,7 +192,7 @@ def test_weights_that_are_no_converter_are_refused(here, model, tiny, monkeypatc
     assert "--checkpoint" in refused("me.wav --reference her.wav --out out")
 
 
-def test_the_command_itself_ends_with_the_right_code(here, model):
+def test_partial_success_exits_with_status_1(here, model):
     spoil()
     line = f"-m w2w.convert me.wav text.wav --reference her.wav --out out --checkpoint {model}"
     around = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -208,7 +206,7 @@ def test_the_command_itself_ends_with_the_right_code(here, model):
     assert Path("out/me.wav").exists()
 
 
-def test_whatever_is_no_sound_in_a_folder_is_named_and_the_rest_converted(
+def test_unusable_files_in_folders_are_listed_and_the_rest_converted(
     here, monkeypatch, incomplete, files_under
 ):
     spoil()
@@ -236,12 +234,12 @@ def test_whatever_is_no_sound_in_a_folder_is_named_and_the_rest_converted(
         assert f"\n  reference voices/{name}" in told
 
 
-def test_names_of_any_kind_are_told_on_one_line(here, incomplete):
+def test_unprintable_names_are_escaped(here, incomplete):
     Path("voices/two\nlines\x1b.wav").write_text("no sound")
     assert "  voices/two\\nlines\\x1b.wav is not audio" in incomplete("voices --reference her.wav --out out")
 
 
-def test_earlier_results_stay_unless_they_are_to_be_overwritten(here, refused, incomplete):
+def test_existing_outputs_are_kept_without_overwrite(here, refused, incomplete):
     Path("out").mkdir()
     Path("out/me.wav").write_bytes(b"earlier")
     assert "out/me.wav is there already; --overwrite" in refused("me.wav --reference her.wav --out out")

@@ -48,7 +48,7 @@ def run(line: str) -> None:
     main(line.split())
 
 
-def test_what_is_missing_is_told_with_the_way_out(here, monkeypatch, sound, refusal):
+def test_missing_devices_or_packages_are_reported_with_a_remedy(here, monkeypatch, sound, refusal):
     sound.devices = []
     assert "no audio device was found: use --input-file" in refusal(main, "--list-devices", alone=False)
     assert "no audio device was found: use --input-file" in refusal(main, "--reference her.wav", alone=False)
@@ -56,7 +56,7 @@ def test_what_is_missing_is_told_with_the_way_out(here, monkeypatch, sound, refu
     assert "pip install 'timbre[live]'" in refusal(main, "--reference her.wav", alone=False)
 
 
-def test_a_missing_portaudio_is_told(here, monkeypatch, refusal):
+def test_missing_portaudio_is_reported(here, monkeypatch, refusal):
     (here / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
@@ -94,7 +94,7 @@ def test_mistakes_are_told_in_one_sentence(here, line, words, refusal):
 
 
 @pytest.mark.parametrize("options", ["", "--pitch 2 --no-watermark --chunk-ms 13"])
-def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, options):
+def test_file_mode_equals_the_convert_command(here, capsys, monkeypatch, options):
     """Where the file's mean F0 is not found first."""
     monkeypatch.setattr(Converter, "source_log_f0", lambda self, source: None)
     files = "--input-file me.wav --output-file live.wav --record take.wav"
@@ -111,7 +111,7 @@ def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, option
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_files_whole(here, capsys, monkeypatch, number):
+def test_signals_leave_complete_files(here, capsys, monkeypatch, number):
     pushed, push = [], Session.push
 
     def interrupted(session: Session, chunk: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ def terminal(monkeypatch):
     os.close(ours)
 
 
-def test_keys_come_without_enter_and_the_terminal_is_left_as_it_was(terminal):
+def test_keys_are_read_unbuffered_and_the_terminal_is_restored(terminal):
     before = termios.tcgetattr(sys.stdin.fileno())
     with keyboard() as keys:
         assert not termios.tcgetattr(sys.stdin.fileno())[3] & termios.ICANON
@@ -153,7 +153,7 @@ def test_keys_come_without_enter_and_the_terminal_is_left_as_it_was(terminal):
     assert termios.tcgetattr(sys.stdin.fileno()) == before
 
 
-def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
+def test_without_a_terminal_no_keys_are_read(monkeypatch, tmp_path):
     (tmp_path / "words").write_text("q")
     with (tmp_path / "words").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
@@ -164,7 +164,7 @@ def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
         assert keys.pressed(0.0) == ""
 
 
-def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatch):
+def test_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatch):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
     monkeypatch.setattr("w2w.live.duplex.SILENT_S", 120.0)  # a busy machine's card may pause
     converted, push, press = [], Session.push, Console.press
@@ -201,7 +201,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatc
     assert not any(thread.name == "convert" for thread in threading.enumerate())
 
 
-def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, buzz, refusal):
+def test_unplugged_sound_card_leaves_a_complete_recording(here, sound, buzz, refusal):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
 
     def pull() -> None:
@@ -238,7 +238,7 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert info("take.wav").sample_rate == 44_100
 
 
-def test_without_onnxruntime_the_network_itself_speaks(here, monkeypatch, refusal):
+def test_torch_is_used_without_onnxruntime(here, monkeypatch, refusal):
     def missing():
         raise UserError("graphs need the package onnxruntime")
 

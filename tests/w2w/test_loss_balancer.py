@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from w2w.cluit.losses import STRENGTH, LossBalancer
 
 
-def test_shares_do_not_depend_on_scales():
+def test_gradient_shares_do_not_depend_on_loss_scales():
     torch.manual_seed(0)
     balancer, shares = LossBalancer(("loud", "soft")), {"loud": 1.0, "soft": 0.5}
     directions = torch.randn(2, 3, 1, 400)
@@ -18,7 +18,7 @@ def test_shares_do_not_depend_on_scales():
         assert_close(output.grad, STRENGTH * (directions[0] + 0.5 * directions[1]))
 
 
-def test_a_loss_that_grows_pulls_harder_for_a_while_only():
+def test_growing_loss_has_only_a_temporary_effect():
     balancer, pulls = LossBalancer(("only",)), []
     for scale in [1.0] * 50 + [10.0] * 1000:
         output = torch.ones(1, 1, 4, requires_grad=True)
@@ -29,7 +29,7 @@ def test_a_loss_that_grows_pulls_harder_for_a_while_only():
     assert abs(pulls[-1] / STRENGTH - 1) < 0.01
 
 
-def test_its_memory_belongs_to_the_checkpoint():
+def test_running_norms_are_saved_in_checkpoints():
     one, other = LossBalancer(("a", "b")), LossBalancer(("a", "b"))
     output = torch.ones(1, 1, 4, requires_grad=True)
     for scale in (1.0, 3.0):

@@ -18,7 +18,7 @@ from w2w.cluit.losses import (
 )
 
 
-def test_feature_matching_is_a_mean_over_layers_and_leaves_the_real_alone():
+def test_feature_matching_is_a_mean_over_layers_without_gradient_to_real():
     real = [[torch.zeros(1, 2, 3), torch.ones(1, 2, 3)], [torch.zeros(1, 4, 2)]]
     fake = [[torch.ones(1, 2, 3), torch.ones(1, 2, 3)], [torch.full((1, 4, 2), -2.0)]]
     for f in (*real[0], *real[1], *fake[0], *fake[1]):
@@ -76,7 +76,7 @@ def test_info_nce_gives_the_bank_no_gradient():
     assert bank.grad is None
 
 
-def test_unlabelled_items_do_not_count():
+def test_unlabelled_items_are_ignored():
     logits = torch.randn(4, 3, requires_grad=True)
     some = labelled_cross_entropy(logits, torch.tensor([2, -1, 0, -1]))
     assert_close(some, F.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])))
@@ -107,7 +107,7 @@ def test_spectral_distance(buzz, rate):
     assert torch.isfinite(silent.grad).all()
 
 
-def test_energy_distance_ignores_silence_and_leaves_the_source_alone():
+def test_energy_distance_ignores_silence_and_has_no_gradient_to_the_source():
     converted = torch.tensor([[[-2.0, -5.0, -9.0]]], requires_grad=True)
     source = torch.tensor([[[-1.0, -8.0, -4.0]]], requires_grad=True)
     loss = energy_distance(converted, source)

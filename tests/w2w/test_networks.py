@@ -35,7 +35,7 @@ def frame_end(sample, config):
 
 
 @every_kind
-def test_no_sample_hears_beyond_its_frame(tiny, buzz, kind):
+def test_output_samples_depend_on_their_look_ahead_only(tiny, buzz, kind):
     config = tiny(kind)
     network, source = ConverterNetwork(config), buzz(3200).requires_grad_()
     out = network(source, voice(network))
@@ -50,7 +50,7 @@ def test_no_sample_hears_beyond_its_frame(tiny, buzz, kind):
 
 @every_kind
 @pytest.mark.parametrize("rate", [16_000, 24_000])
-def test_no_frame_knows_what_comes(tiny, buzz, kind, rate):
+def test_features_are_causal(tiny, buzz, kind, rate):
     """The gradient does not see F0 and voicing; another future does."""
     config = tiny(kind, sample_rate=rate)
     network, source = ConverterNetwork(config).eval(), buzz(20 * config.hop + 77, rate=rate)
@@ -86,7 +86,7 @@ def test_chunks_equal_the_whole(tiny, buzz, kind, cuts, semitones):
 
 
 @every_kind
-def test_every_parameter_learns(tiny, buzz, kind):
+def test_every_parameter_receives_a_gradient(tiny, buzz, kind):
     network, source = ConverterNetwork(tiny(kind)), buzz(3200)
     if network.decoder.refiner is not None:  # its gates begin closed
         torch.nn.init.normal_(network.decoder.refiner.gate.weight, std=0.1)
@@ -99,13 +99,13 @@ def test_every_parameter_learns(tiny, buzz, kind):
 
 @settings(deadline=None, max_examples=8)
 @given(samples=st.integers(1, 500), look_ahead_ms=st.sampled_from([0.0, 5.0, 8.0, 20.0]))
-def test_the_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
+def test_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
     network = ConverterNetwork(tiny(look_ahead_ms=look_ahead_ms))
     with torch.no_grad():
         assert network(torch.randn(1, 1, samples), voice(network, 1)).shape == (1, 1, samples)
 
 
-def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
+def test_content_ahead_affects_only_the_codes(tiny, buzz):
     """The same codes, three frames before energy, level and F0 of their place in the source."""
     network, ahead = ConverterNetwork(tiny()).eval(), ConverterNetwork(tiny("ahead")).eval()
     ahead.load_state_dict(network.state_dict())
@@ -124,7 +124,7 @@ def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
 
 
 @pytest.mark.parametrize("kind", ["f0_ahead", "offline"])
-def test_f0_of_a_tracker_that_hears_ahead_stands_at_its_frame(tiny, buzz, kind):
+def test_f0_with_look_ahead_is_aligned(tiny, buzz, kind):
     """Where nothing is late, F0 is what the tracker tells three frames later."""
     network = ConverterNetwork(tiny(kind, pitch=tiny("f0_ahead").pitch)).eval()
     padded = network.pad_look_ahead(buzz(6400))
@@ -189,7 +189,7 @@ def test_frame_energy_is_the_log_of_the_mean_magnitude():
     assert_close(frame_energy(mels), torch.log(torch.tensor([[[2.0]]])))
 
 
-def test_silence_has_gradients_that_are_finite(tiny):
+def test_gradients_of_silence_are_finite(tiny):
     network, source = ConverterNetwork(tiny()), torch.zeros(1, 1, 1600, requires_grad=True)
     network(source, network.style(source)).square().sum().backward()
     assert source.grad is not None
@@ -216,7 +216,7 @@ def test_running_mean_is_a_discounted_mean_in_any_pieces(frames, cut, constant):
         assert_close(torch.cat([first, second], dim=-1), mean(x, weight))
 
 
-def test_a_voice_is_its_tokens_and_its_mean_f0(tiny, buzz):
+def test_voice_consists_of_tokens_and_mean_f0(tiny, buzz):
     config = tiny()
     encoder = StyleEncoder(config.style, 16_000, 160, 512, 20, PitchTracker(16_000, 160)).eval()
     wave = buzz(16_000, (120.0, 210.0))
@@ -229,7 +229,7 @@ def test_a_voice_is_its_tokens_and_its_mean_f0(tiny, buzz):
     assert (encoder(padded) - found).norm() < 0.2 * (found[0] - found[1]).norm()
 
 
-def test_the_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
+def test_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
     network = ConverterNetwork(tiny())
     content = network.content.encode(buzz(8000))
     power = content.code.square().mean(1)
@@ -238,7 +238,7 @@ def test_the_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
     assert content.energy.shape == (2, 1, 50)
 
 
-def test_a_fixed_equaliser_fades_from_the_code(tiny, buzz):
+def test_fixed_equaliser_fades_from_the_code(tiny, buzz):
     """A voice or a microphone may be one: the mean spectrum so far is taken away."""
     network = ConverterNetwork(tiny(content=replace(tiny().content, time_constant=50.0)))
     wave = buzz(32_000, (120.0,))

@@ -77,7 +77,7 @@ def task(pretrained, **changes):
     return build(replace(config, cluit=replace(config.cluit, convert_from=0), **changes))
 
 
-def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):
+def test_rows_at_other_speeds_are_independent(hearing, buzz):
     encoder, wave = ConverterNetwork(hearing()).content.eval(), buzz(4_800)
     together = encoder(wave, torch.tensor([0.85, 1.15]))
     alone = encoder(wave[:1], torch.tensor([0.85]))
@@ -86,7 +86,7 @@ def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_it_hears_the_whole_and_does_not_stream(hearing, buzz, layer):
+def test_encoder_uses_the_whole_utterance_and_does_not_stream(hearing, buzz, layer):
     network, wave = ConverterNetwork(hearing(layer)), buzz(3_333).requires_grad_()
     assert not network.streams
     assert "pretrained" in network.needs_whole
@@ -99,7 +99,7 @@ def test_it_hears_the_whole_and_does_not_stream(hearing, buzz, layer):
         converter.stream(converter.embed(buzz(8_000, (200.0,))))
 
 
-def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
+def test_long_waves_are_encoded_and_decoded_in_pieces(hearing, buzz, monkeypatch):
     network, wave = ConverterNetwork(hearing()).eval(), buzz(16_000 * 3)
     voice = network.style(wave)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
 
 
 @pytest.mark.parametrize("use", ["frozen", "fine_tuned", "random"])
-def test_only_what_is_tuned_moves(ears, buzz, use):
+def test_only_fine_tuned_parameters_change(ears, buzz, use):
     run = task(PretrainedConfig(content=ears, use=use))
     content = run.converter.content
     assert isinstance(content, PretrainedContent)
@@ -144,7 +144,7 @@ def test_only_what_is_tuned_moves(ears, buzz, use):
     assert all(p.grad is None for p in trunk.parameters() if not p.requires_grad)
 
 
-def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(hearing, ears, buzz):
+def test_gradients_reach_tuned_parameters_and_pass_through_frozen_ones(hearing, ears, buzz):
     for use in ("frozen", "fine_tuned"):
         network, wave = (
             begin(ConverterNetwork(hearing()), PretrainedConfig(content=ears, use=use)),
@@ -166,7 +166,7 @@ def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(h
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0])
-def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
+def test_gentle_parameters_equal_a_player_with_a_reduced_rate(rate):
     """Two players with their own rates and one gentle player take the same steps."""
     runs = []
     for kind in ("apart", "gentle"):
@@ -187,7 +187,7 @@ def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
         assert_close(apart, gentle, rtol=1e-4, atol=1e-6)
 
 
-def test_gentle_parameters_stay_in_the_first_updates():
+def test_gentle_parameters_are_frozen_in_the_first_updates():
     fast, slow = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     player = GentlePlayer(
         [fast, slow], OptimConfig(lr=0.1), "both", gentle=slow.parameters(), rate=0.5, frozen_updates=2
@@ -199,7 +199,7 @@ def test_gentle_parameters_stay_in_the_first_updates():
         assert stayed == (step < 2)
 
 
-def test_layers_above_the_one_heard_are_left_behind(ears, buzz):
+def test_layers_above_the_chosen_one_are_dropped(ears, buzz):
     config = with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=1))
     network = begin(ConverterNetwork(config), PretrainedConfig(content=ears, layer=1))
     assert isinstance(network.content, PretrainedContent)
@@ -210,7 +210,7 @@ def test_layers_above_the_one_heard_are_left_behind(ears, buzz):
         with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=3))
 
 
-def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
+def test_wav2clip_voices_do_not_depend_on_the_batch(tiny, clip, buzz):
     pretrained = PretrainedConfig(style=clip)
     config = with_encoders(tiny(), pretrained)
     assert config.style.encoder == "wav2clip"
@@ -226,7 +226,7 @@ def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
 
 
 @pytest.mark.parametrize("style_use", ["frozen", "fine_tuned"])
-def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
+def test_wav2clip_changes_only_if_fine_tuned(clip, buzz, style_use):
     run = task(PretrainedConfig(style=clip, style_use=style_use, rate=1.0))
     before = {name: tensor.clone() for name, tensor in clip_of(run.converter).state_dict().items()}
     for step in range(2):
@@ -236,7 +236,7 @@ def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
     assert not any("running" in name or "num_batches" in name for name in moved)
 
 
-def test_an_export_holds_everything(hearing, ears, clip, buzz, tmp_path):
+def test_export_with_encoders_is_self_contained(hearing, ears, clip, buzz, tmp_path):
     pretrained = PretrainedConfig(content=ears, style=clip)
     config = with_encoders(hearing(), pretrained)
     network = begin(ConverterNetwork(config), pretrained)

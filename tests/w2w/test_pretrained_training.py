@@ -38,9 +38,7 @@ def encoders(tmp_path):
     return ears, export(tmp_path / "clip", CLIP, AudioEncoder(CLIP))
 
 
-def test_the_documented_options_train_and_export_all_there_is(
-    corpus, encoders, tmp_path, buzz, monkeypatch, capsys
-):
+def test_documented_options_train_and_export(corpus, encoders, tmp_path, buzz, monkeypatch, capsys):
     ears, clip = encoders
     words = "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0 "
     words += f"--data.path {corpus} --loop.out {tmp_path / 'run'} "

@@ -28,7 +28,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_released_converters_speak_as_they_did(name, buzz):
+def test_released_converters_give_the_recorded_output(name, buzz):
     """Nearly: other processors round otherwise."""
     converter = Converter.from_pretrained(name)
     numbers, samples = EXPECTED[name]
@@ -38,7 +38,7 @@ def test_the_released_converters_speak_as_they_did(name, buzz):
     assert_close(converted[0, 0, 1_000::1_000], torch.tensor(samples), rtol=1e-2, atol=2e-3)
 
 
-def test_an_offset_that_ends_is_no_click(buzz):
+def test_end_of_an_offset_gives_no_click(buzz):
     clip, offset = buzz(16_000, (210.0,)), torch.full((1, 1, 8_000), 0.3)
     whole, speaker = Converter.from_pretrained(), Converter.from_pretrained("released_live")
     live = speaker.stream(speaker.embed(clip), 320, engine="eager")
@@ -62,7 +62,7 @@ def test_released_weights_fit_their_config(name, buzz):
     assert path.stat().st_size < 16 * 2**20
 
 
-def test_a_converter_of_absolute_levels_loads_and_speaks_as_it_did(buzz, tmp_path):
+def test_converter_with_absolute_levels_gives_the_recorded_output(buzz, tmp_path):
     """Exports from before levels were relative: other names, other sizes by default, codes of unit length."""
     earlier = {
         "frame_ms": 10.0,

@@ -111,7 +111,7 @@ def test_resume_is_exact_with_pairs_and_workers_and_where_the_data_was_moved(cor
     same(straight, train(config(there, tmp_path / "cut", workers=2, pairs=there)))
 
 
-def test_a_run_does_not_go_on_with_labels_that_shifted(corpus, tmp_path, capsys):
+def test_run_does_not_resume_with_shifted_labels(corpus, tmp_path, capsys):
     train(config(corpus, tmp_path / "run", steps=2))
     corpus.write_text(corpus.read_text().replace(",speaker0,", ",speaker9,"))
     with pytest.raises(UserError, match=r"another --data.path"):
@@ -138,7 +138,7 @@ def test_two_processes_resume_exactly(corpus, tmp_path):
     same(*ends)
 
 
-def test_the_documented_command_trains_continues_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
+def test_documented_command_trains_resumes_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
     out = tmp_path / "run"
     done = command(corpus, out, "--loop.steps", "2")
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_the_documented_command_trains_continues_and_exports(corpus, tmp_path, b
     assert converter.convert(buzz(3000, (120.0,)), converter.embed(buzz(8000, (200.0,)))).shape[-1] == 3000
 
 
-def test_a_bad_file_is_named_and_the_run_goes_on_and_tells_at_its_end(corpus, tmp_path, capsys, monkeypatch):
+def test_bad_file_is_skipped_and_reported_at_the_end(corpus, tmp_path, capsys, monkeypatch):
     corpus.with_name("speaker1_1.wav").write_text("this is no wave")
     words = ["--preset", "tiny", "--data.path", corpus, "--loop.out", tmp_path / "run", "--loop.steps", "1"]
     words += ["--loop.cpu", "--loop.trackers", "none", "--loop.sample-every", "0"]
@@ -194,7 +194,7 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_another_models_run_is_not_continued(corpus, tmp_path):
+def test_run_of_another_model_is_not_resumed(corpus, tmp_path):
     run = config(corpus, tmp_path / "run", steps=1)
     train(run)
     with pytest.raises(UserError, match=r"choose another --loop\.out"):

@@ -13,7 +13,7 @@ from w2w.networks.config import TrunkConfig
 from w2w.networks.trunk import Trunk, interpolated, played
 
 
-def test_a_trunk_names_every_size_of_an_encoder():
+def test_trunk_config_has_every_size_of_the_encoder():
     dropped = {"dropout", "attention_dropout", "feature_dropout"}
     sizes = {f.name for f in fields(TrunkConfig)} - {"layer"}
     assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == sizes
@@ -22,7 +22,7 @@ def test_a_trunk_names_every_size_of_an_encoder():
 
 @pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
 @pytest.mark.parametrize("speed", [None, 0.8, 1.25])
-def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahead, speed):
+def test_frames_are_aligned_with_the_decoded_samples(monkeypatch, rate, look_ahead, speed):
     """An encoder that tells the time gives each frame the time of the samples made of it."""
     hop = rate // 100
     trunk = Trunk(TRUNK, 1, rate, hop, look_ahead)
@@ -45,14 +45,14 @@ def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahea
     assert_close(heard[inside] * (speed or 1.0), middle[inside], rtol=0, atol=1e-2)
 
 
-def test_between_frames_values_run_straight_and_stop_at_the_last_valid_one():
+def test_interpolation_is_linear_and_clamped_to_valid_frames():
     hidden = torch.tensor([[[0.0, 10.0, 20.0, 99.0]]])
     place = torch.tensor([[-1.0, 0.0, 0.25, 1.5, 2.0, 3.0]])
     found = interpolated(hidden, place, torch.tensor([3]))
     assert_close(found, torch.tensor([[[0.0, 0.0, 2.5, 15.0, 20.0, 20.0]]]))
 
 
-def test_a_wave_played_faster_is_shorter_and_higher():
+def test_wave_played_faster_is_shorter_and_higher():
     time = torch.arange(16_000) / 16_000
     wave = torch.sin(2 * math.pi * 500 * time).repeat(2, 1)[:, None]
     waves, lengths, speed = played(wave, torch.tensor([1.25, 0.8]))

@@ -38,7 +38,7 @@ def refused(tiny, monkeypatch):
     }
 
 
-def test_the_converter_refuses_what_is_no_wave_voice_rate_or_pitch(refused):
+def test_converter_refuses_values_of_wrong_type_or_shape(refused):
     for words, calls in refused.items():
         for call in calls:
             with pytest.raises(ValueError, match=words):
@@ -58,18 +58,18 @@ def test_the_converter_refuses_what_is_no_wave_voice_rate_or_pitch(refused):
         (None, "of type NoneType"),
     ],
 )
-def test_what_is_no_wave_is_refused(wave, words):
+def test_wrong_waves_are_refused(wave, words):
     with pytest.raises(UserError, match=f"the source .*{words}"):
         check_wave(wave, "the source")
 
 
 @pytest.mark.parametrize("rate", [-1, 0, 999, 10**7, 16_000.0, True, None, "16000", float("nan")])
-def test_what_is_no_rate_is_refused(rate):
+def test_wrong_rates_are_refused(rate):
     with pytest.raises(UserError, match="is no sample rate"):
         check_rate(rate)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 40.0, "1", None])
-def test_what_is_no_number_is_refused(number):
+def test_wrong_numbers_are_refused(number):
     with pytest.raises(UserError, match="must be a number within 36 of 0"):
         check_number(number, "semitones", 36.0)

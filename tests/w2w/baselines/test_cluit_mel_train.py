@@ -1,4 +1,4 @@
-"""Training CLUIT on mels: presets differ where they should, runs continue exactly, mistakes are refused."""
+"""Training CLUIT on mels: presets, exact resuming, refused mistakes."""
 
 import sys
 import wave as wave_files
@@ -68,7 +68,7 @@ def differences(ours, theirs, path="") -> set[str]:
     return set() if ours == theirs else {path.removeprefix(".")}
 
 
-def test_the_published_variants_differ_exactly_where_they_should():
+def test_published_variants_differ_only_as_specified():
     def step(one, other):
         return differences(PRESETS[one], PRESETS[other])
 
@@ -109,7 +109,7 @@ def test_presets_build(name):
     assert run.data.crop_samples == run.network.crop_frames * run.network.mel.hop
 
 
-def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
+def test_counts_are_filled_in_from_the_data(corpus, tmp_path):
     run = config(corpus, tmp_path, weights=replace(TINY.task.weights, label_critic=1.0))
     crops = batches(run.data, 0).crops
     full = completed(run, crops)
@@ -138,7 +138,7 @@ def test_resume_is_exact(corpus, tmp_path, negatives):
     assert_close(*optimizers, rtol=0, atol=0)
 
 
-def test_another_run_may_be_begun_from(corpus, tmp_path):
+def test_networks_can_be_initialised_from_another_run(corpus, tmp_path):
     first = train(config(corpus, tmp_path / "first", steps=1))
     run = replace(config(corpus, tmp_path / "second"), init=str(tmp_path / "first"))
     task = build(completed(run, batches(run.data, 0).crops))
@@ -148,7 +148,7 @@ def test_another_run_may_be_begun_from(corpus, tmp_path):
         build(completed(replace(run, init=str(tmp_path / "none")), batches(run.data, 0).crops))
 
 
-def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
+def test_entry_point_trains_resumes_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
     out = tmp_path / "run"
 
     def command(*words):
@@ -197,7 +197,7 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_tasks_are_chosen_by_name(capsys, monkeypatch):
+def test_task_option_selects_the_trainer(capsys, monkeypatch):
     assert entry.task_of(["--loop.cpu"]) == ("w2w", ["--loop.cpu"])
     words = ["--preset", "tiny", "--task", "cluit-mel", "--task.ema", "0.9"]
     assert entry.task_of(words) == ("cluit-mel", ["--preset", "tiny", "--task.ema", "0.9"])
@@ -209,7 +209,7 @@ def test_tasks_are_chosen_by_name(capsys, monkeypatch):
     assert "no preset 'base'" in said(capsys, monkeypatch, "--task", "cluit-mel", "--preset", "base")
 
 
-def test_help_is_of_the_task(capsys, monkeypatch):
+def test_help_shows_the_tasks_options(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--task", "cluit-mel", "--help"])
     with pytest.raises(SystemExit) as stop:
         entry.main()

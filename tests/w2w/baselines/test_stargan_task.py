@@ -36,7 +36,7 @@ def batch(n=10):
     return LabelledBatch(wave, labels)
 
 
-def test_five_updates_of_the_discriminator_to_one_of_the_generator():
+def test_five_discriminator_updates_per_generator_update():
     task = build(StarGANTaskConfig())
     scalars = task.update(batch(), 0)
     assert (task.players["discriminator"].updates, task.players["generator"].updates) == (5, 1)
@@ -49,7 +49,7 @@ def test_five_updates_of_the_discriminator_to_one_of_the_generator():
     }
 
 
-def test_every_update_has_clips_of_its_own(monkeypatch):
+def test_every_update_uses_different_clips(monkeypatch):
     task, heard = build(), []
     real_loss = task.discriminator_loss
 
@@ -63,7 +63,7 @@ def test_every_update_has_clips_of_its_own(monkeypatch):
     assert_close(torch.cat(heard), task.spectrogram(clips.wave))
 
 
-def test_targets_are_other_clips_labels():
+def test_target_labels_come_from_other_clips():
     labels = torch.arange(4)[:, None].expand(-1, 2)
     drawn = {tuple(other_clips(labels)[:, 0].tolist()) for _ in range(50)}
     assert drawn == {(3, 0, 1, 2), (2, 3, 0, 1), (1, 2, 3, 0)}
@@ -71,7 +71,7 @@ def test_targets_are_other_clips_labels():
 
 
 @pytest.mark.parametrize("term", ["classes", "reconstruction", "identity", "feature_matching"])
-def test_each_term_moves_the_generator(term):
+def test_each_loss_term_updates_the_generator(term):
     """Beside the adversarial term, which cannot be switched off, each weight changes the gradient."""
     clips, gradients = batch(2), []
     for weight in (0.0, 5.0):
@@ -84,7 +84,7 @@ def test_each_term_moves_the_generator(term):
 
 
 @pytest.mark.parametrize("losses", ["experiment", "own"])
-def test_the_losses_have_the_form_that_their_name_says(losses):
+def test_loss_variants_use_their_distances(losses):
     """Beside each other on one batch: squares or L1, the mean of known labels or their sum."""
     torch.manual_seed(0)
     task, scalars, clips = build(replace(OFF, losses=losses)), {}, batch(2)
@@ -101,7 +101,7 @@ def test_the_losses_have_the_form_that_their_name_says(losses):
     assert_close(scalars["discriminator/classes"], each.mean() if losses == "experiment" else each.sum() / 2)
 
 
-def test_the_discriminators_loss_leaves_the_generator_alone():
+def test_discriminator_loss_has_no_gradient_for_the_generator():
     task = build(StarGANTaskConfig())
     clips = batch(2)
     spectrogram = task.spectrogram(clips.wave)
@@ -111,7 +111,7 @@ def test_the_discriminators_loss_leaves_the_generator_alone():
     assert all(p.grad is not None and p.grad.any() for p in task.discriminator.parameters())
 
 
-def test_generator_updates_leave_the_discriminator_as_it_is():
+def test_generator_update_leaves_the_discriminator_unchanged():
     task = build(StarGANTaskConfig())
     before = [p.clone() for p in task.discriminator.parameters()]
     clips = batch(2)
@@ -121,7 +121,7 @@ def test_generator_updates_leave_the_discriminator_as_it_is():
         assert torch.equal(now, then)
 
 
-def test_unknown_labels_teach_the_discriminator_nothing():
+def test_unknown_labels_give_no_gradient():
     """The third group is not known of any clip: its rows of the head get no gradient."""
     task = build(StarGANTaskConfig())
     clips = batch(2)
@@ -146,7 +146,7 @@ def test_one_batch_can_be_learned(losses):
     assert torch.equal(heard, clips.labels[:, 0])
 
 
-def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
+def test_samples_and_metrics_leave_the_task_unchanged():
     task = build(StarGANTaskConfig())
     task.update(batch(), 0)
     before = {k: v.clone() for k, v in task.generator.state_dict().items()}
@@ -162,7 +162,7 @@ def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_a_step_in_bfloat16_is_finite():
+def test_step_in_bfloat16_is_finite():
     task = build(StarGANTaskConfig())
     with torch.autocast("cpu", torch.bfloat16):
         scalars = task.update(batch(), 0)

@@ -64,7 +64,7 @@ def test_presets_survive_json(name):
     assert from_json(StarGANTrainConfig, to_json(PRESETS[name]), name) == PRESETS[name]
 
 
-def test_the_published_preset_has_the_experiments_figures():
+def test_published_preset_matches_the_experiment():
     for player in (STARGAN.optim_generator, STARGAN.optim_discriminator):
         assert (player.optimizer, player.lr) == ("rmsprop", 1e-5)
     weights = STARGAN.task
@@ -78,7 +78,7 @@ def test_the_published_preset_has_the_experiments_figures():
     )
 
 
-def test_each_remedy_changes_one_thing_and_all_of_them_three():
+def test_each_remedy_changes_one_setting():
     for ending, base in (("", STARGAN), ("_small", STARGAN_SMALL)):
         receptive, norm, batch = (
             PRESETS[f"{name}{ending}"] for name in ("receptive", "instance_norm", "batch")
@@ -96,7 +96,7 @@ def test_each_remedy_changes_one_thing_and_all_of_them_three():
         assert (base.stargan.spectrogram.maximum > 0, own.stargan.spectrogram.maximum) == (True, 0)
 
 
-def test_batches_are_at_full_scale_with_their_rows_labels(corpus):
+def test_batches_are_at_full_scale_with_matching_labels(corpus):
     done = completed(config(corpus, corpus / "run"))
     labels, shape = done.stargan.labels, done.stargan.spectrogram
     assert [group.names for group in labels.groups] == [
@@ -115,7 +115,7 @@ def test_batches_are_at_full_scale_with_their_rows_labels(corpus):
     assert not torch.equal(crops[Address(0, 4)].wave, batch.wave)
 
 
-def test_silent_crops_are_drawn_again_and_short_recordings_repeated(corpus):
+def test_silent_crops_are_redrawn_and_short_recordings_repeated(corpus):
     shape = SpectrogramConfig(n_frames=4, n_bins=4)  # 1792 samples
     done = completed(config(corpus, corpus / "run"))
     data = DataConfig(path=str(corpus), batch=64, crop_samples=shape.crop_samples)
@@ -127,7 +127,7 @@ def test_silent_crops_are_drawn_again_and_short_recordings_repeated(corpus):
     assert_close(wave[..., :20_000], wave[..., 20_000:40_000])
 
 
-def test_hidden_speakers_are_no_labels(corpus):
+def test_label_share_hides_speakers(corpus):
     done = config(corpus, corpus / "run")
     done = completed(replace(done, data=replace(done.data, label_share=0.5)))
     crops = LabelledCrops(done.data, done.stargan.spectrogram, done.stargan.labels)
@@ -135,7 +135,7 @@ def test_hidden_speakers_are_no_labels(corpus):
     assert (crops.labels[:, 1] >= 0).all()
 
 
-def test_a_run_continues_exactly_and_leaves_both_networks_for_use(corpus):
+def test_run_resumes_exactly_and_exports_both_networks(corpus):
     train(config(corpus, corpus / "straight", steps=3))
     train(config(corpus, corpus / "halves", steps=2))
     train(config(corpus, corpus / "halves", steps=3))
@@ -165,7 +165,7 @@ def test_labels_outside_their_group_are_refused(corpus):
         train(replace(run, stargan=replace(run.stargan, labels=labels)))
 
 
-def test_a_column_that_nobody_fills_is_told(corpus):
+def test_empty_column_warns(corpus):
     run = config(corpus, corpus / "run")
     labels = replace(run.stargan.labels, second=LabelGroup(column="acent", size=53))
     with pytest.warns(UserWarning, match="no recording of .* has the label acent"):
@@ -179,7 +179,7 @@ def test_data_without_any_labels_are_refused(corpus):
         train(config(corpus, corpus / "run"))
 
 
-def test_crops_that_do_not_make_the_spectrogram_and_single_clips_are_refused():
+def test_crops_of_the_wrong_size_and_single_clips_are_refused():
     with pytest.raises(UserError, match="set 16000 and 66304"):
         replace(STARGAN, data=DataConfig(batch=2, crop_samples=32_000))
     with pytest.raises(UserError, match="target labels come from other clips"):

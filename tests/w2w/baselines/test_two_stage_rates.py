@@ -31,7 +31,7 @@ def test_chunks_equal_convert_at_any_rate(converter, buzz, rate):
     assert_close(made, converter.convert(source, voice, sample_rate=rate), rtol=0, atol=1e-5)
 
 
-def test_a_voice_that_changes_is_exact_under_any_chunks(converter, buzz):
+def test_voice_change_is_exact_for_any_chunks(converter, buzz):
     source, voices = buzz(16_000, f0=(130.0,)), torch.randn(2, 1, converter.network.voice_dim)
     results = []
     for chunk in (1_000, 4_000):
