@@ -51,7 +51,7 @@ async (address) => {
 
 @pytest.fixture(scope="module")
 def files(buzz, tmp_path_factory):
-    """Recordings as people have them, good and bad."""
+    """Usable and unusable recordings."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("recordings")
     low, high = (row[None] for row in buzz(round(6.0 * RATE)))
@@ -103,7 +103,7 @@ def browser(server):  # whose event loop starts first
 
 
 class Visitor:
-    """Someone who shares nothing with other visitors; remembers every host the browser asked."""
+    """An isolated browser session that records every requested host."""
 
     def __init__(self, browser, address: str) -> None:
         self.context = browser.new_context(permissions=["microphone"])
@@ -126,7 +126,7 @@ class Visitor:
         self.page.wait_for_selector(f"#{place} input[type=file]", state="detached")
 
     def bring_voice(self, path) -> None:
-        """Speak with a recording's voice, which is one's own to use."""
+        """Choose a recording's voice and confirm consent."""
         self.page.get_by_label("From recordings").check()
         self.give("reference", path)
 
@@ -143,7 +143,7 @@ class Visitor:
         return link.get_attribute("href")
 
     def message(self) -> str:
-        """What the page complains of."""
+        """The page's error message."""
         return self.page.wait_for_selector(".toast-body").inner_text()
 
     def hosts(self) -> set[str | None]:
@@ -157,7 +157,7 @@ def visitor(browser, server):
 
 
 def test_upload_convert_and_listen(visitor, files):
-    """The result plays to its end, is as long as the source, and no other host was asked for anything."""
+    """The result plays to its end and is as long as the source; no other host is contacted."""
     visitor.give("source", files.source)
     visitor.bring_voice(files.voice)
     visitor.agree()
@@ -220,7 +220,7 @@ def test_concurrent_sessions_get_their_own_results(browser, server, files):
 
 
 def test_audio_with_a_video_mime_type_is_converted(visitor, files, tmp_path):
-    """What else recorders write, the server's own tests convert."""
+    """Other formats are converted in the server's tests."""
     wave = load(files.source)
     for name in ("stereo.webm", "film.mp4"):
         channels, rate, *coding = RECORDERS[name]
@@ -235,7 +235,7 @@ def test_audio_with_a_video_mime_type_is_converted(visitor, files, tmp_path):
 
 
 def test_stopping_or_leaving_frees_the_queue(server, visitor, files, monkeypatch):
-    """A conversion that would never end is ended by the button, and by the visitor's leaving."""
+    """An endless conversion is ended by the stop button and by closing the page."""
     waits = []
 
     def endless(*args, done, **options):

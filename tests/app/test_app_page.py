@@ -81,7 +81,7 @@ def test_pitch_jumps_interrupt_the_curve():
 
 
 class Judge:
-    """Hears the level and how many samples there are."""
+    """A judge that returns the level and the number of samples."""
 
     name, english_only = "judge", False
     kind = "fake"
@@ -259,7 +259,7 @@ def test_page_offers_only_supported_controls(tiny, tmp_path):
 
 
 def test_live_tab_uses_a_streaming_converter(tiny, tmp_path):
-    """Where the page's own needs whole recordings; its voices are then the live one's."""
+    """If the page's converter needs whole recordings, the live tab uses another converter and its voices."""
     with Conversions(Converter(ConverterNetwork(tiny("offline"))), folder=tmp_path) as conversions:
         components = asyncio.run(built(conversions)).blocks.values()
         assert any(component.elem_id == "microphone" for component in components)

@@ -42,7 +42,7 @@ def files(*sources, reference=None):
 
 
 def comes(true) -> bool:
-    """Whether something comes to be true, for which a busy machine may need long."""
+    """Wait until a condition holds; a busy machine may need long."""
     until = time.monotonic() + 60
     while not (found := true()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -222,7 +222,7 @@ def test_docs_page_loads_nothing_from_other_hosts(client):
 
 
 def test_server_shuts_down_cleanly_during_a_conversion(server):
-    """Last in this file: it ends the server that the others ask."""
+    """The last test of this file: it stops the server of the others."""
     working, uploading = connected(server), connected(server)
     body = speech(tone(9.0, form="FLAC"))
     working.sendall(head(len(body)) + body)

@@ -27,7 +27,7 @@ def model(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tiny):
-    """Build tiny networks whose weights are far enough from their start to matter, once each."""
+    """Build tiny networks once each, with weights far from their initial values."""
 
     @cache
     def build(kind: str) -> ConverterNetwork:
@@ -44,7 +44,7 @@ def built(tiny):
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory) -> Path:
-    """A folder that keeps graphs for all of these tests, whichever process runs them."""
+    """A folder of exported graphs, shared by all tests and processes."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
 

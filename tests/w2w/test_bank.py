@@ -1,4 +1,4 @@
-"""The memory bank: a queue that forgets the oldest first."""
+"""The memory bank: a first-in, first-out queue of keys."""
 
 import torch
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""The CLUIT task: which loss reaches whom, what pairs teach, when things begin, that it learns."""
+"""The CLUIT task: gradients of each loss, pairs, start steps, overfitting."""
 
 import math
 from dataclasses import fields, replace
@@ -58,7 +58,7 @@ class Powers(nn.Module):
 
 @pytest.fixture
 def build(tiny):
-    """Build a tiny task with some weights alone, in which everything begins at once."""
+    """Build a tiny task in which all losses start at step 0."""
 
     def task(sizes=SIZES, **changes):
         at_once = {"convert_from": 0, "convert_share": 0.7, "adversary_from": 0, "discriminator_every": 1}
@@ -73,14 +73,14 @@ def build(tiny):
 
 @pytest.fixture
 def human(buzz):
-    """Three voices' clips; the third speaker is not known."""
+    """Clips of three voices; the third speaker is unknown."""
     wave, other = buzz(2400, (110.0, 160.0, 240.0)), buzz(2720, (115.0, 155.0, 250.0))
     return Batch(wave, other, torch.tensor([0, 1, -1]), torch.arange(3))
 
 
 @pytest.fixture
 def batch(human, buzz):
-    """These, and a time-aligned pair."""
+    """The human clips and a time-aligned pair."""
     source, target = buzz(2400, (130.0, 130.0)).split(1)
     pairs = PairBatch(source, 0.5 * target, buzz(2720, (135.0,)), torch.tensor([0]), torch.tensor([5]))
     return HumanAndPairs(human, pairs)
@@ -94,7 +94,7 @@ def test_adversarial_losses_ramp_up_linearly(build):
 
 
 def changes(task, batch, steps=(0,)):
-    """Return the names of parts whose parameters moved, and the scalars of the last step."""
+    """Return the names of parts whose parameters changed, and the scalars of the last step."""
     parts = {name: getattr(task.converter, name) for name in (*ALL, "pitch_predictor")}
     parts |= {name: getattr(task, name) for name in ("projector", "teacher_head", "discriminator")}
     parts["teacher"] = task.teacher
@@ -169,7 +169,7 @@ def test_pairs_use_the_targets_voice_and_ground_truth(build, batch):
 
 
 def test_reconstruction_loss_compares_known_ground_truths_only(build, batch):
-    """Rows compared are those with a truth: an output equal to its truth has no distance to it."""
+    """An output equal to its ground truth has distance 0; converted rows are not compared."""
     task = build()
     rows = task.utterances(batch, 0)
     output = torch.where(rows.converted[:, None, None], torch.zeros_like(rows.truth), rows.truth)
@@ -241,7 +241,7 @@ def test_keys_come_from_the_discriminator_or_its_average(build, batch, keys):
 @pytest.mark.parametrize("speakers", [[0, 1, 2], [-1, -1, -1], [4, 4, 4]])
 @pytest.mark.parametrize("masked", [True, False])
 def test_keys_of_the_querys_identity_are_no_negatives(build, human, speakers, masked):
-    """To a judge that hears all alike, the loss is the log of how many there are to choose from."""
+    """With constant embeddings, the loss is the log of the number of candidates."""
     task = build(weights=replace(NONE, contrast_style=1.0), mask_same_speaker=masked)
     batch = HumanAndPairs(human._replace(speaker=torch.tensor(speakers)), None)
     others = 0 if masked and speakers[0] == 4 else 2

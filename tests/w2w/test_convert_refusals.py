@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def refused(here, refusal, files_under):
-    """The message with which a command line is refused; nothing is written."""
+    """Return the message of a refused command line, which writes nothing."""
 
     def message(line: str) -> str:
         before = files_under(here)
@@ -36,7 +36,7 @@ def refused(here, refusal, files_under):
 
 @pytest.fixture
 def incomplete(here, capsys):
-    """The messages of a command line that does a part of what it should."""
+    """Return the messages of a command that does only a part of its work."""
 
     def messages(line: str) -> str:
         capsys.readouterr()

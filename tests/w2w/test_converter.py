@@ -1,4 +1,4 @@
-"""The public face: what a voice is made of, how long results are, and where weights may come from."""
+"""The public interface: voices, lengths of results, sources of weights."""
 
 import math
 
@@ -155,7 +155,7 @@ def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
 
 
 def test_known_source_mean_gives_the_right_f0_from_the_start(converter, voice, buzz):
-    """Low at first, high later: a stream takes the first half for the whole, one who knows does not."""
+    """A source that is low at first and high later: only a stream misjudges its mean F0."""
     source = torch.cat([buzz(24_000, f0=(110.0,)), buzz(24_000, f0=(180.0,))], dim=-1)
     known = converter.source_log_f0(source)
     assert known == pytest.approx(math.log(math.sqrt(110.0 * 180.0)), abs=0.05)

@@ -1,4 +1,4 @@
-"""Exported files run without this package, and without torch where they are ONNX; engines are exact."""
+"""Exported files run without this package, ONNX also without torch; the graph cache."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The step as a graph is the network's step, exactly, to the last NaN; engines are it for any chunks."""
+"""The exported step and the ONNX engine equal the network's step for any chunks."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ def test_exported_step_equals_the_networks_step(built, kind, n_hops):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_is_exact_over_speech_silence_and_clipping(built, graphs, kind, monkeypatch):
-    """In float64 where the network is: a last bit of F0 would be heard as phase after seconds."""
+    """The graph uses float64 where the network does: an error in the last bit of F0 adds up in the phase."""
     network = built(kind)
     OnnxEngine(network, (2,))  # makes the graph
     monkeypatch.setattr("w2w.exported.step.SECONDS", 1.5)
@@ -112,7 +112,7 @@ def test_batches_and_gradients_use_the_network_itself(built, buzz):
 
 
 def test_graphs_of_two_sizes_agree_for_seconds(built, buzz):
-    """What float32 rounds differently with the number of frames must not reach the pitch."""
+    """Float32 rounding that depends on the number of frames must not reach the pitch."""
     network, wave = built(), buzz(16_000 * 6, noise=0.01)[:1]
     voice, made = network.style(wave[..., :16_000]), []
     for size in (1, 2):

@@ -1,4 +1,4 @@
-"""Fine-tuning: a converter comes nearer to one voice, on recordings that it did not learn from."""
+"""Fine-tuning brings a converter nearer to one voice, on held-out recordings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, tiny, buzz):
-    """A converter before and after some steps on one low voice, and recordings of it that were held out."""
+    """A converter before and after some steps on one low voice, and held-out recordings of it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("finetune")
     config = tiny()
@@ -46,7 +46,7 @@ def tuned(tmp_path_factory, tiny, buzz):
 
 
 def distance(converter: Converter, waves: torch.Tensor) -> float:
-    """Between recordings and what the converter makes of them with their own voice."""
+    """Spectral distance between recordings and their reconstruction."""
     made = [converter.convert(wave[None], converter.embed(wave[None])) for wave in waves]
     return float(SpectralDistance(RATE)(torch.cat(made), waves))
 

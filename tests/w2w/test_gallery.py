@@ -1,4 +1,4 @@
-"""Voices with names: everyone is credited, any converter can speak with them, one's own are kept."""
+"""Named voices: credits, use by any converter, the user's own voices."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def model(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, buzz, model):
-    """A folder to work in, with nobody's own voices yet."""
+    """The working folder, without voices of the user's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIMBRE_VOICES", str(tmp_path / "mine"))
     monkeypatch.setattr("w2w.weights.RELEASED", model)

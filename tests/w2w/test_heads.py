@@ -1,4 +1,4 @@
-"""The head: exact in pieces, no added latency, pulses where F0 says and noise that knows its place."""
+"""The harmonic-plus-noise head: exact in pieces, no latency, pulses at F0, position-addressed noise."""
 
 import math
 from itertools import pairwise
@@ -65,7 +65,7 @@ def test_sharpness_deepens_formants_only_in_conversion_and_keeps_the_tilt():
 
 
 def test_flat_filters_pass_pulses_and_noise_unchanged():
-    """Neither delayed nor coloured: with all gains one, the head is the sum of its sources."""
+    """With all gains 1, the head's output is the sum of pulses and noise, without delay."""
     head = HarmonicNoiseHead(WIDTH, 16_000, 160)
     torch.nn.init.zeros_(head.bands.weight)
     for gain in (1.0, 0.5):

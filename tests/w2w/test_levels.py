@@ -1,4 +1,4 @@
-"""Levels: a quiet recording is the same voice, and pauses stay as quiet as the source's."""
+"""Levels: the output follows the level of the source, and pauses stay as quiet as its own."""
 
 import math
 
@@ -21,7 +21,7 @@ def level_db(wave):
 
 
 def speech(buzz, samples=24_000):
-    """Sound with a pause in its middle third, in which a room's noise is left."""
+    """Sound with a pause in its middle third, filled with room noise."""
     wave = buzz(samples, (140.0,), noise=0.0)
     wave[..., samples // 3 : 2 * samples // 3] = 0.0
     return wave + 3e-5 * torch.randn(wave.shape)

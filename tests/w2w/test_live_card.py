@@ -1,4 +1,4 @@
-"""The live path on a sound card played by the test: what is heard, counted, and told when it fails."""
+"""The live path on a simulated sound card: audio, counters, failures."""
 
 import threading
 
@@ -40,7 +40,7 @@ def duplex(sound, model, buzz):
 
 
 def exchange(duplex, card, count) -> None:
-    """Let the card play blocks, each when the one before is converted and ready to be spoken."""
+    """Let the card play blocks, each after the previous one has been converted."""
     for _ in range(count):
         card.exchange()
         wait_for(lambda: duplex.chunks_ready >= len(card.played))

@@ -1,4 +1,4 @@
-"""The live command, on files and on a sound card that plays itself: what it does, refuses, leaves behind."""
+"""The live command on files and on a simulated sound card: results, refusals, signals, keys."""
 
 import os
 import pty
@@ -95,7 +95,7 @@ def test_mistakes_are_told_in_one_sentence(here, line, words, refusal):
 
 @pytest.mark.parametrize("options", ["", "--pitch 2 --no-watermark --chunk-ms 13"])
 def test_file_mode_equals_the_convert_command(here, capsys, monkeypatch, options):
-    """Where the file's mean F0 is not found first."""
+    """Equal if the file's mean F0 is unknown."""
     monkeypatch.setattr(Converter, "source_log_f0", lambda self, source: None)
     files = "--input-file me.wav --output-file live.wav --record take.wav"
     run(f"--reference her.wav {files} --engine eager {options}")
@@ -217,7 +217,7 @@ def test_unplugged_sound_card_leaves_a_complete_recording(here, sound, buzz, ref
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
 def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
-    """On ALSA's null device, which is never heard and keeps no time."""
+    """Uses ALSA's null device, which is silent and not paced."""
     library = pytest.importorskip(
         "sounddevice", reason="sounddevice or PortAudio is not installed", exc_type=Exception
     )

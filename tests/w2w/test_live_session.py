@@ -1,4 +1,4 @@
-"""A live session: equal to the file conversion, whatever is switched meanwhile; its queues and recordings."""
+"""A live session equals the file conversion whatever is switched; its queues and recordings."""
 
 import threading
 from collections import deque

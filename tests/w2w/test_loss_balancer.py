@@ -1,4 +1,4 @@
-"""Losses of any scale get the shares of the gradient that they are given."""
+"""The loss balancer gives losses of any scale their shares of the gradient."""
 
 import torch
 from torch.testing import assert_close

@@ -1,4 +1,4 @@
-"""Losses: known values, and gradients that go where each says."""
+"""Losses: known values, and where their gradients flow."""
 
 import math
 

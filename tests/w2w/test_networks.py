@@ -1,4 +1,4 @@
-"""The converter's networks: exact live, blind to the future, level and sign mean nothing to a voice."""
+"""The converter's networks: exact streaming, causality, invariance of voices to level and sign."""
 
 import math
 from dataclasses import replace
@@ -23,14 +23,14 @@ every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead", "f0_a
 
 
 def voice(network, batch=2, seed=0):
-    """Make up voices, at 180 Hz."""
+    """Random voices with a mean F0 of 180 Hz."""
     rng = torch.Generator().manual_seed(seed)
     timbre = torch.randn(batch, network.config.style.voice_dim - 1, generator=rng)
     return torch.cat([timbre, torch.full((batch, 1), math.log(180.0))], dim=-1)
 
 
 def frame_end(sample, config):
-    """Return the input before which an output sample must have heard all it hears."""
+    """Return the end of the input that an output sample may depend on."""
     return ((sample + config.look_ahead) // config.hop + 1) * config.hop
 
 
@@ -51,7 +51,7 @@ def test_output_samples_depend_on_their_look_ahead_only(tiny, buzz, kind):
 @every_kind
 @pytest.mark.parametrize("rate", [16_000, 24_000])
 def test_features_are_causal(tiny, buzz, kind, rate):
-    """The gradient does not see F0 and voicing; another future does."""
+    """F0 and voicing have no gradient, so the future input is changed instead."""
     config = tiny(kind, sample_rate=rate)
     network, source = ConverterNetwork(config).eval(), buzz(20 * config.hop + 77, rate=rate)
     cut = 12 * config.hop
@@ -106,7 +106,7 @@ def test_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
 
 
 def test_content_ahead_affects_only_the_codes(tiny, buzz):
-    """The same codes, three frames before energy, level and F0 of their place in the source."""
+    """The same codes, three frames ahead of energy, level and F0."""
     network, ahead = ConverterNetwork(tiny()).eval(), ConverterNetwork(tiny("ahead")).eval()
     ahead.load_state_dict(network.state_dict())
     assert ahead.look_ahead == network.look_ahead + 3 * network.hop
@@ -125,7 +125,7 @@ def test_content_ahead_affects_only_the_codes(tiny, buzz):
 
 @pytest.mark.parametrize("kind", ["f0_ahead", "offline"])
 def test_f0_with_look_ahead_is_aligned(tiny, buzz, kind):
-    """Where nothing is late, F0 is what the tracker tells three frames later."""
+    """Without delay, F0 is the tracker's output three frames later."""
     network = ConverterNetwork(tiny(kind, pitch=tiny("f0_ahead").pitch)).eval()
     padded = network.pad_look_ahead(buzz(6400))
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
 
 
 def test_fixed_equaliser_fades_from_the_code(tiny, buzz):
-    """A voice or a microphone may be one: the mean spectrum so far is taken away."""
+    """The running mean of the spectrum is subtracted, so a voice's or microphone's equalisation vanishes."""
     network = ConverterNetwork(tiny(content=replace(tiny().content, time_constant=50.0)))
     wave = buzz(32_000, (120.0,))
     duller = torch.nn.functional.conv1d(wave, torch.tensor([[[0.5, 0.5]]]), padding=1)[..., :-1]

@@ -1,4 +1,4 @@
-"""The F0 tracker: right on sounds of known pitch, silent in silence, exact in pieces, blind to the future."""
+"""The F0 tracker: known pitches, silence, exact streaming, causality."""
 
 import math
 from itertools import pairwise

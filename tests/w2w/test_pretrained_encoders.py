@@ -1,4 +1,4 @@
-"""Pretrained encoders inside the converter: aligned, frozen or tuned as asked, and exported whole."""
+"""Pretrained encoders inside the converter: alignment, frozen or fine-tuned, export."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def a_batch(buzz):
 
 
 def task(pretrained, **changes):
-    """The tiny trainer's task with every loss of the converter from its first step."""
+    """The tiny trainer's task, with conversions from the first step."""
     config = replace(TINY, pretrained=pretrained, converter=with_encoders(TINY.converter, pretrained))
     return build(replace(config, cluit=replace(config.cluit, convert_from=0), **changes))
 

@@ -1,4 +1,4 @@
-"""Training with pretrained encoders: by the trainer's own command line, and continued to the bit."""
+"""Training with pretrained encoders by the command line, with exact resuming."""
 
 import sys
 from dataclasses import replace

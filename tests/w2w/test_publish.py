@@ -1,4 +1,4 @@
-"""A converter goes to the hub with its card and checksums, and comes back from there, without a network."""
+"""Publishing to the hub with card and checksums, and downloading, without a network."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ CARD = "---\nlicense: mit\n---\n# A voice\n\nTrained on my own speech.\n"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """A hub that is a folder laid out as huggingface_hub's local copies; nothing else can be reached."""
+    """A fake hub: a folder laid out like huggingface_hub's cache."""
     cache = tmp_path / "hub"
 
     def create(api, repo_id, **options):

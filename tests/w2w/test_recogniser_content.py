@@ -1,4 +1,4 @@
-"""A frozen recogniser in the place of the content encoder's mels."""
+"""A frozen recogniser in place of the content encoder's mels."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def network(tiny, folder):
 
 
 def test_codes_depend_only_on_the_recogniser(network, buzz):
-    """Mels tell energy and level; words come from the frozen states at each frame's middle."""
+    """Energy and level come from mels, codes from the frozen states at each frame's middle."""
     wave = buzz(16_000)
     with torch.no_grad():
         hidden = network.content.hidden(wave)
@@ -110,7 +110,7 @@ def test_result_is_as_long_as_the_source_at_any_rate(network, buzz, rate, sample
 
 
 def test_mean_f0_is_known_from_the_start(network, buzz):
-    """Low at first, high later: F0 is moved by the mean of both from the start."""
+    """A source that is low at first and high later is shifted by its overall mean from the start."""
     low, high = buzz(24_000, (110.0,)), buzz(24_000, (180.0,))
     converter = Converter(network)
     voice = converter.embed(high)

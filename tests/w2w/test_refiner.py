@@ -1,4 +1,4 @@
-"""The refiner: nearly nothing at first, exact in pieces, and deaf to the future."""
+"""The refiner: initialised as the identity, exact in pieces, causal."""
 
 from itertools import pairwise
 

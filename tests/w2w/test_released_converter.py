@@ -1,4 +1,4 @@
-"""The released converter: whatever the code becomes, its weights load and speak as they did."""
+"""The released converters: their weights load and give the recorded output."""
 
 import json
 
@@ -29,7 +29,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_released_converters_give_the_recorded_output(name, buzz):
-    """Nearly: other processors round otherwise."""
+    """Up to the rounding of other processors."""
     converter = Converter.from_pretrained(name)
     numbers, samples = EXPECTED[name]
     voice = converter.embed(buzz(16_000, (210.0,), noise=0.0))
@@ -51,7 +51,7 @@ def test_end_of_an_offset_gives_no_click(buzz):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_released_weights_fit_their_config(name, buzz):
-    """What comes with the package is neither more nor less than the network asks for."""
+    """The packaged weights have exactly the network's parameters."""
     converter = Converter.from_pretrained(name)
     assert converter.network.streams == (name == "released_live")
     if converter.network.streams:

@@ -1,4 +1,4 @@
-"""Live conversion: any chunking gives the same samples, and the latency is what it says."""
+"""Streaming: any chunks give the same samples, and the latency is exact."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Another voice while one speaks: exact under any chunking, without a click, and arrived when it was said."""
+"""Changing the voice while streaming: exact for any chunks, without clicks, on time."""
 
 import math
 from itertools import pairwise
@@ -27,7 +27,7 @@ def case(request, tiny, buzz):
 
 
 def changing(converter, voices, source, cuts, changes, rate=None, over_ms=50.0):
-    """The result where the voice turns to the second and back, as often as there are changes."""
+    """The result with the voice changed to the second and back at each of the changes."""
     live, parts = converter.stream(voices[0], sample_rate=rate), []
     turn = 0
     for start, stop in pairwise(sorted({0, source.shape[-1], *cuts, *changes})):

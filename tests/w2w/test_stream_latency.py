@@ -1,4 +1,4 @@
-"""The latency is what it says: no sample hears the future beyond it, and some hear it up to there."""
+"""The latency is the exact bound of look-ahead and delay."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_gradients_reach_exactly_to_the_look_ahead(case, buzz, rate):
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_later_input_changes_neither_samples_nor_f0(case, buzz, rate):
-    """Pitch passes no gradient: it is a fact about the source. So the source is changed and compared."""
+    """Pitch has no gradient, so the source is changed and outputs are compared."""
     converter, voice = case
     hop = rate // 100
     live = converter.stream(voice, hop, sample_rate=rate)

@@ -1,4 +1,4 @@
-"""Live conversion at other rates than the network's: exact, as long as the source, and in its time."""
+"""Streaming at other rates than the network's: exact, equal length, aligned."""
 
 import math
 from itertools import pairwise
@@ -65,7 +65,7 @@ def test_long_source_in_blocks_equals_one_pass_at_another_rate(case, monkeypatch
 
 
 class Repeats:
-    """Converts nothing: what went in comes out, late by the look-ahead, as from any network."""
+    """Returns its input, late by the look-ahead."""
 
     def __init__(self, network):
         self.late = network.look_ahead

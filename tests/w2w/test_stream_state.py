@@ -1,4 +1,4 @@
-"""A stream's state in the open: kept, copied, resumed, for many sources at once, and of constant size."""
+"""External stream states: copied, resumed, batched, of constant size."""
 
 import copy
 import gc
@@ -78,7 +78,7 @@ def test_batched_sources_equal_single_ones(case, buzz, rate):
 
 @pytest.fixture
 def few_objects():
-    """What lived before is not looked at by the garbage collector: that takes seconds in a long session."""
+    """Existing objects are frozen for the garbage collector, which would take seconds in a long session."""
     gc.collect()
     gc.freeze()
 

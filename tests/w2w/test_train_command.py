@@ -1,4 +1,4 @@
-"""The training command: presets build, runs continue exactly, bad files are told, mistakes refused."""
+"""The training command: presets, exact resuming, bad files, refused mistakes."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TINY = PRESETS["tiny"]
 
 @pytest.fixture
 def corpus(tmp_path, buzz):
-    """Three speakers with two sentences each, listed in a manifest that knows which are the same."""
+    """Three speakers with two sentences each, with texts in a manifest."""
     lines = ["path,speaker,parallel"]
     for number, f0 in enumerate((100.0, 150.0, 220.0)):
         for take in range(2):
@@ -65,7 +65,7 @@ def train(run: TrainConfig) -> Path:
 
 
 def same(ours: Path, theirs: Path) -> None:
-    """Assert that two checkpoints hold the same to the bit."""
+    """Assert that two checkpoints are bit-equal."""
     files = sorted(path.name for path in ours.glob("*.safetensors"))
     assert "converter.safetensors" in files
     assert "bank.safetensors" in files

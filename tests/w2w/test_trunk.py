@@ -23,7 +23,7 @@ def test_trunk_config_has_every_size_of_the_encoder():
 @pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
 @pytest.mark.parametrize("speed", [None, 0.8, 1.25])
 def test_frames_are_aligned_with_the_decoded_samples(monkeypatch, rate, look_ahead, speed):
-    """An encoder that tells the time gives each frame the time of the samples made of it."""
+    """An encoder that outputs its frames' times gives each frame the time of the samples decoded from it."""
     hop = rate // 100
     trunk = Trunk(TRUNK, 1, rate, hop, look_ahead)
     seen = trunk.encoder.config

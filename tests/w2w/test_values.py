@@ -1,4 +1,4 @@
-"""What a program hands over is checked at the door: integers, arrays, rates and numbers that are none."""
+"""Values handed over by programs are checked: integers, arrays, rates, numbers."""
 
 import jaxtyping
 import pytest
@@ -12,7 +12,7 @@ from w2w.networks.network import ConverterNetwork
 
 @pytest.fixture
 def refused(tiny, monkeypatch):
-    """What is refused, by the words of the refusal, apart from the tests' own checks of shapes."""
+    """Check that calls are refused, with the tests' shape checks off."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     c, x = Converter(ConverterNetwork(tiny())), torch.rand(1, 1, 4_000) - 0.5
     v = torch.zeros(1, c.network.voice_dim)

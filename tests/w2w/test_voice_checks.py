@@ -1,4 +1,4 @@
-"""A converter refuses voices that it cannot speak with, and losses a weight below 0."""
+"""A converter refuses voices of other converters, and losses negative weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fitting a voice to its recordings: nearer to them, the same every time, nothing else moved."""
+"""Fitting a voice to its recordings: closer to them, deterministic, cached."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The mark: the same however a sound arrives, faint, silent in silence; found where it is, and only there."""
+"""The watermark: exact streaming, audibility, robustness, detection and false alarms."""
 
 import math
 
@@ -21,7 +21,7 @@ RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 
 @pytest.fixture(scope="module")
 def talk():
-    """Noise that comes and goes like syllables, coloured like speech: 4 s at 16 kHz."""
+    """Speech-like noise: modulated like syllables and coloured like speech, 4 s at 16 kHz."""
     torch.manual_seed(5)
     time = torch.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
     spectrum = torch.fft.rfft(torch.randn(1, 1, len(time)))

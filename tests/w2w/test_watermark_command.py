@@ -1,4 +1,4 @@
-"""The commands: what w2w.convert writes is marked unless told not to, and the detector says so."""
+"""The watermark command, and the watermark in conversions."""
 
 import json
 

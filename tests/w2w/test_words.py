@@ -1,4 +1,4 @@
-"""The tie of voices to words: what it refuses, that it repeats itself, that it learns what captions say."""
+"""The tie of voices to words: refusals, repeatability, what the maps learn."""
 
 import math
 from pathlib import Path
@@ -32,7 +32,7 @@ OLD_MAN = "an old man, low and rough"
 
 
 def small_clip(folder: Path, seed: int) -> Path:
-    """A CLIP that has learned nothing but its tokens."""
+    """An untrained CLIP with a trained tokeniser."""
     torch.manual_seed(seed)
     config = SmallCLIPConfig(
         dim=32, picture_size=32, picture_width=4, text_width=32, text_layers=1, vocabulary=300
@@ -47,7 +47,7 @@ def clip(tmp_path_factory) -> Path:
 
 
 def some_voices(dim: int, count: int = 80, seed: int = 0) -> KnownVoices:
-    """Voices whose pitch decides everything that is measured of them."""
+    """Random voices whose measures are functions of their entries."""
     generator = torch.Generator().manual_seed(seed)
     voice = torch.randn(count, dim, generator=generator)
     woman = torch.arange(count) % 2
@@ -98,7 +98,7 @@ def test_voice_from_text_is_deterministic_and_seeds_repeat(tied):
 
 
 def bag_of_words(captions: list[str]) -> torch.Tensor:
-    """A text tower that counts words, each along a direction of its own."""
+    """A text tower that adds a random direction for each word."""
     rows = []
     for caption in captions:
         words = caption.replace(",", "").split()

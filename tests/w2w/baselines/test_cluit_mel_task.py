@@ -45,13 +45,13 @@ def build(network=NETWORK, optim=OptimConfig(lr=1e-3, betas=(0.0, 0.99)), **chan
 
 @pytest.fixture
 def batch(buzz) -> Batch:
-    """Three voices' clips; the third speaker is not known."""
+    """Clips of three voices; the third speaker is unknown."""
     wave, other = buzz(5120, (110.0, 160.0, 240.0)), buzz(5120, (115.0, 155.0, 250.0))
     return Batch(wave, other, torch.tensor([0, 1, -1]), torch.tensor([5, 6, 7]))
 
 
 def others(task: CluitMel, batch: Batch) -> None:
-    """Remember voices of others, without whom a contrast says nothing."""
+    """Store keys of other voices, which contrastive losses need."""
     task.bank.remember(torch.randn(3, 8), torch.tensor([-90, -91, -92]), torch.tensor([1, 2, 3]))
 
 

@@ -169,7 +169,7 @@ def test_entry_point_trains_resumes_and_exports(corpus, tmp_path, buzz, monkeypa
 
 
 def said(capsys, monkeypatch, *words) -> str:
-    """The one sentence with which the entry point refuses."""
+    """Return the sentence with which the entry point refuses."""
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     with pytest.raises(SystemExit) as stop:
         entry.main()

@@ -184,7 +184,7 @@ def test_wrong_conversion_is_refused_in_one_sentence(here, tiny, line, words, re
 
 
 def test_speaker_names_are_resolved_by_the_network(here, monkeypatch):
-    """As StarGAN does, whose voices are labels."""
+    """StarGAN's voices are labels."""
     from w2w.voices import Voices
 
     converter = Converter.from_pretrained("run")
@@ -234,7 +234,7 @@ def test_ambiguous_or_impossible_predictions_are_refused(here, tiny, refusal):
 
 @pytest.fixture
 def star(here, buzz) -> Path:
-    """A run of StarGAN that knows two speakers, exported."""
+    """An exported run of StarGAN with two speakers."""
     config = STARGAN["tiny"]
     lines = ["path,speaker,split"]
     for name, f0 in (("anna", 220.0), ("bert", 110.0)):

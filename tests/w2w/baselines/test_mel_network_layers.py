@@ -31,7 +31,7 @@ NO_VOICE = torch.zeros(1, 6)
 
 
 def edges(causal):
-    """Zeros before and behind that a convolution of three taps adds."""
+    """Zero padding of a convolution of three taps."""
     return (2, 0) if causal else (1, 1)
 
 

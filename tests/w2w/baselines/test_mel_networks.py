@@ -85,7 +85,7 @@ def test_every_parameter_receives_a_gradient(norm, causal):
 
 
 def test_output_does_not_depend_on_the_sources_level_and_equalisation():
-    """A gain, or any filter that stays as it is, adds constants to log-mels: InstanceNorm takes them away."""
+    """A gain or constant filter adds constants to log-mels, which InstanceNorm removes."""
     built, source, voice = network(), mels(1, 77), torch.randn(1, 6)
     filtered = source + torch.linspace(-3.0, 3.0, 80)[:, None] + 2.0
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_chunks_equal_the_whole(norm, cuts, grad):
 
 
 def test_voice_may_change_between_chunks():
-    """What the voice does is kept between steps, and must not outlive it, not even when changed in place."""
+    """Cached modulations are recomputed when the voice changes, even in place."""
     built, source, voice = network(norm="frame", causal=True).eval(), mels(1, 32), torch.randn(1, 6)
     with torch.inference_mode():
         state = built.begin(1)

@@ -1,4 +1,4 @@
-"""StarGAN's spectrogram comes back as sound of the same level, by phases or a vocoder, wherever it is cut."""
+"""Inverting StarGAN's spectrogram: level, timing, any pieces, by phases or a vocoder."""
 
 from dataclasses import replace
 from itertools import pairwise

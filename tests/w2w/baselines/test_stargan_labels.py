@@ -1,4 +1,4 @@
-"""Labels by group: what the networks read of them, where they come from, which rows are refused."""
+"""Label groups: inputs and targets of the networks, names from manifests, refused rows."""
 
 from pathlib import Path
 

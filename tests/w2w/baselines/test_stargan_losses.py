@@ -1,4 +1,4 @@
-"""StarGAN's losses by hand: slopes of linear critics, labels that are missing, features of batches."""
+"""StarGAN's losses against their definitions: gradient penalty, missing labels, feature matching."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_gradient_penalty_is_float32_under_autocast():
 
 
 def test_masked_cross_entropy_matches_its_definition():
-    """Groups of 2 and 3 labels; the first clip's second group is not known, nor the second clip's first."""
+    """Groups of 2 and 3 labels; unknown: the first clip's second group, the second clip's first."""
     logits = torch.tensor([[2.0, -1.0, 9.0, 9.0, 9.0], [7.0, 7.0, 0.0, 1.0, -2.0]])
     target = torch.tensor([[1.0, 0.0, -1.0, -1.0, -1.0], [-1.0, -1.0, 0.0, 1.0, 0.0]])
 

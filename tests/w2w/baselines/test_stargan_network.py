@@ -1,4 +1,4 @@
-"""StarGAN from wave to wave: any length, the source's level, and voices that are labels."""
+"""StarGAN from wave to wave: any length, the source's level, voices from labels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def network():
 
 
 def spoken(network: StarGANNetwork) -> StarGANNetwork:
-    """The same with a trained kind of vocoder."""
+    """The same network with a trainable vocoder."""
     small = replace(V2_16K, channels=16)
     other = StarGANNetwork(network.config, Vocoder(VocoderConfig(mel=NAMED["speech16k"], network=small)))
     other.mel_network.load_state_dict(network.mel_network.state_dict())
@@ -93,7 +93,7 @@ def test_batch_rows_are_independent(network):
 
 
 class Passing(torch.nn.Module):
-    """A generator that changes nothing."""
+    """The identity as generator."""
 
     def forward(self, spectrogram, voice):
         return spectrogram

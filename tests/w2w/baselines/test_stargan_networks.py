@@ -1,4 +1,4 @@
-"""StarGAN's networks: every tensor's shape, the labels' merge, and how far an output sees."""
+"""StarGAN's networks: tensor shapes, merging of labels, receptive fields."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +26,7 @@ TINY = replace(NARROW, spectrogram=SpectrogramConfig(n_bins=64, n_frames=64), cr
 
 
 def shapes(network, *inputs):
-    """Return the shapes that convolutions of a network take and give, in order."""
+    """Return the input and output shapes of a network's convolutions, in order."""
     seen = []
 
     def note(module, taken, given):
@@ -131,7 +131,7 @@ def test_remedys_dilations_cover_the_whole_input(column):
 
 
 def test_instance_norm_removes_constant_label_maps():
-    """A label is a constant over the map but at its edges; after the norm only the edges tell of it."""
+    """A label is a constant over the map except at its edges, so normalisation leaves only the edges."""
     torch.manual_seed(0)
     merge, features = LabelMerge(4, 6, 4, bias=False), torch.randn(1, 4, 64, 64)
     norm = nn.InstanceNorm2d(4)

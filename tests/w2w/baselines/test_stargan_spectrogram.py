@@ -1,4 +1,4 @@
-"""StarGAN's spectrogram: its size, its bounds, the way back."""
+"""StarGAN's spectrogram: size, range, recovery of magnitudes."""
 
 import math
 

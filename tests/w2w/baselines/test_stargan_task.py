@@ -1,4 +1,4 @@
-"""The StarGAN task: who learns from what, how often, and that one batch can be learned."""
+"""The StarGAN task: updates per step, gradients of each loss, overfitting one batch."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def build(config=OFF, lr=1e-3, shape=SHAPE):
 
 
 def batch(n=10):
-    """Chords, each of its own, for three speakers in turn."""
+    """A different chord for each clip, for three speakers in turn."""
     at = torch.arange(SHAPE.spectrogram.crop_samples) / 16_000
     pitch = 150.0 + 60.0 * torch.arange(n)[:, None, None]
     wave = sum(torch.sin(2 * torch.pi * k * pitch * at) for k in (1, 2, 3)) / 3
@@ -85,7 +85,7 @@ def test_each_loss_term_updates_the_generator(term):
 
 @pytest.mark.parametrize("losses", ["experiment", "own"])
 def test_loss_variants_use_their_distances(losses):
-    """Beside each other on one batch: squares or L1, the mean of known labels or their sum."""
+    """On one batch: squared error or L1, mean over known labels or sum."""
     torch.manual_seed(0)
     task, scalars, clips = build(replace(OFF, losses=losses)), {}, batch(2)
     spectrogram, target = task.spectrogram(clips.wave), clips.labels.roll(1, 0)
@@ -122,7 +122,7 @@ def test_generator_update_leaves_the_discriminator_unchanged():
 
 
 def test_unknown_labels_give_no_gradient():
-    """The third group is not known of any clip: its rows of the head get no gradient."""
+    """The third group is unknown in all clips: its rows of the head get no gradient."""
     task = build(StarGANTaskConfig())
     clips = batch(2)
     loss = task.discriminator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
@@ -133,7 +133,7 @@ def test_unknown_labels_give_no_gradient():
 
 @pytest.mark.parametrize("losses", ["experiment", "own"])
 def test_one_batch_can_be_learned(losses):
-    """The generator comes to keep and return one batch, the discriminator to hear its labels."""
+    """The generator learns identity and cycle of one batch, the discriminator its labels."""
     config = StarGANTaskConfig(losses=losses, critic_updates=1)
     task, clips = build(config, lr=3e-3), batch(3)
     spectrogram = task.spectrogram(clips.wave)

@@ -1,4 +1,4 @@
-"""Training StarGAN: presets build, batches are what the recipe says, runs continue exactly, mistakes told."""
+"""Training StarGAN: presets, batches, exact resuming, refused mistakes."""
 
 import wave as wave_files
 from dataclasses import replace
@@ -30,7 +30,7 @@ TINY = PRESETS["tiny"]
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Three speakers of two recordings; some genders are not known. The last begins in silence."""
+    """Three speakers with two recordings each; some genders are unknown; the last one starts with silence."""
     rng, lines = np.random.default_rng(0), ["path,speaker,gender,corpus"]
     for number, gender in enumerate(("F", "M", "")):
         for take in range(2):

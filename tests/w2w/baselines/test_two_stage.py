@@ -1,4 +1,4 @@
-"""Two networks with the face of one: chunk after chunk is the whole, and neither length nor edges matter."""
+"""A mel converter with a vocoder as one network: exact streaming, any length, latency."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -29,7 +29,7 @@ MELGAN = replace(MELGAN_16K, channels=2)
 
 
 class Blocks(nn.Module):
-    """A mel converter whose every block of frames hears itself and the past; ``whole``: and the mean."""
+    """A causal mel converter on blocks of frames; with ``whole``, it also uses the mean."""
 
     def __init__(self, mel: MelConfig = SPEECH, *, whole: bool = False, frames_per_step: int = 4) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_long_source_in_blocks_equals_one_step(case, monkeypatch):
 
 
 def test_stream_equals_the_vocoder_on_the_converted_mel(case):
-    """Away from the edges: the same frames, a fraction of a hop apart from the definition's own."""
+    """Away from the edges, frames equal the definition's, up to a shift by a fraction of a hop."""
     live, voice, source, whole = case
     network = live.network
     delay = reach_ahead(network.mel)

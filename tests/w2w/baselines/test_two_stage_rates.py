@@ -1,4 +1,4 @@
-"""A two-stage converter live at other rates, with a voice that changes: exact under any chunking."""
+"""Streaming a two-stage converter at other rates and with a changing voice: exact for any chunks."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from w2w.baselines.two_stage import TwoStage
 
 @pytest.fixture(scope="module")
 def converter():
-    """CLUIT on mels, tiny, its norms fit for live use, and a tiny HiFi-GAN."""
+    """A tiny causal CLUIT on mels with a tiny HiFi-GAN."""
     torch.manual_seed(8)
     config = CluitMelConfig(n_channels=8, max_channels=16, style_dim=6, norm="frame", causal=True)
     vocoder = Vocoder(VocoderConfig(mel=config.mel, network=replace(V2_16K, channels=16))).eval()
