@@ -23,6 +23,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from app.conversions import Conversions
 from app.limits import Limits
@@ -216,7 +217,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     for name, (kind, about) in LIMITS.items():
         default = getattr(Limits(), name)
-        words = {"metavar": "N", "help": f"{about} (default: {default:g})"}
+        words: dict[str, Any] = {"metavar": "N", "help": f"{about} (default: {default:g})"}
         option(f"--{name.replace('_', '-')}", type=kind, default=default, **words)
     option("--no-watermark", action="store_true", help="do not watermark results")
     option("--no-page", action="store_true", help="serve only the HTTP interface")

@@ -24,6 +24,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -121,37 +122,20 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse the command line, and check the options as far as possible without reading files."""
     arguments = Arguments.described_by("w2w.convert", __doc__)
     option = arguments.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     option("source", metavar="SOURCE", nargs="+", help="file or folder to convert")
-    option(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder to write; for a single source also a file (.wav, .flac, ...)",
-    )
+    out = "folder to write; for a single source also a file (.wav, .flac, ...)"
+    option("--out", type=Path, required=True, help=out)
     option("--overwrite", action="store_true", help="replace existing files in the folder")
     option("--voice", metavar="NAME", help="a voice that `timbre voices` lists")
-    option(
-        "--reference",
-        nargs="+",
-        action="extend",
-        metavar="REF",
-        help="speech of the target voice: files or folders, averaged",
-    )
-    option(
-        "--blend",
-        nargs="+",
-        action="extend",
-        metavar="VOICE:WEIGHT",
-        help="weighted mean of voices; VOICE: file, folder, speaker or name",
-    )
+    reference = "speech of the target voice: files or folders, averaged"
+    option("--reference", **several, metavar="REF", help=reference)
+    blend = "weighted mean of voices; VOICE: file, folder, speaker or name"
+    option("--blend", **several, metavar="VOICE:WEIGHT", help=blend)
     option("--speaker", metavar="NAME", help="target voice: a speaker of --data")
     option("--data", metavar="MANIFEST", help="manifest, or folder with a folder per speaker")
-    option(
-        "--fit-steps",
-        type=int,
-        metavar="N",
-        help="steps of fitting a voice to its recordings (default 100: about ten seconds; 0: none)",
-    )
+    steps = "steps of fitting a voice to its recordings (default 100: about ten seconds; 0: none)"
+    option("--fit-steps", type=int, metavar="N", help=steps)
     option("--text", metavar="WORDS", help='voice from a description: "an old man, low and rough"')
     option("--picture", metavar="FILE", help="voice that fits a picture")
     option("--variety", type=float, metavar="AMOUNT", help="randomness of that voice: 0 (default) to 2")
@@ -159,17 +143,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--words", metavar="FOLDER", help="the converter's tie to words (default: next to its weights)")
     option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="shift relative to the voice's mean")
     option("--rate", metavar="HZ", help="output rate: a number, or 'source' (default: the converter's)")
-    option(
-        "--checkpoint",
-        metavar="FOLDER",
-        help="exported converter, or hub:owner/name (default: the released one)",
-    )
-    option(
-        "--no-watermark",
-        dest="watermark",
-        action="store_false",
-        help="leave the inaudible watermark out of the files",
-    )
+    checkpoint = "exported converter, or hub:owner/name (default: the released one)"
+    option("--checkpoint", metavar="FOLDER", help=checkpoint)
+    unmarked = "leave the inaudible watermark out of the files"
+    option("--no-watermark", dest="watermark", action="store_false", help=unmarked)
     option("--vocoder", metavar="V", help="for a converter of mels: released, griffin_lim, a folder or a run")
     args = arguments.parse_args(argv)
     sources = ("voice", "reference", "blend", "speaker", "text", "picture")

@@ -52,15 +52,10 @@ MOST_OF_ONE = 6
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("w2w.tie", __doc__)
     option = parser.add_argument
-    option(
-        "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
-    )
-    option(
-        "--towers",
-        required=True,
-        metavar="CLIP",
-        help="folder with open_clip_config.json, or open_clip's name",
-    )
+    converter = "exported converter (default: the released)"
+    option("--converter", default="released", metavar="FOLDER", help=converter)
+    towers = "folder with open_clip_config.json, or open_clip's name"
+    option("--towers", required=True, metavar="CLIP", help=towers)
     option("--pretrained", default="openai", metavar="TAG", help="weights of a named CLIP (default openai)")
     option("--data", required=True, metavar="SPEECH", help="manifest or folder of speech")
     option("--split", default="train", help="rows of the manifest to use (default train)")

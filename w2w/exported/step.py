@@ -149,12 +149,11 @@ def speechlike(sample_rate: int, seconds: float) -> Float[Tensor, "1 1 samples"]
     time = torch.arange(round(sample_rate * seconds), dtype=torch.float64) / sample_rate
     f0 = 150.0 * torch.exp(0.5 * torch.sin(1.7 * time) + 0.05 * torch.sin(31.0 * time))
     phase = 2.0 * math.pi * (f0 / sample_rate).cumsum(0)
-    voiced = torch.zeros_like(time)
-    for number in range(1, 30):
-        # Two moving formants; harmonics are limited to below half the rate.
-        heights = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
-        level = sum(torch.exp(-(((number * f0 - height) / 300.0) ** 2)) for height in heights) + 0.05
-        voiced += level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)
+    number = torch.arange(1, 30, dtype=torch.float64)[:, None]
+    # Two moving formants; harmonics are limited to below half the rate.
+    formants = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
+    level = sum(torch.exp(-(((number * f0 - formant) / 300.0) ** 2)) for formant in formants) + 0.05
+    voiced = (level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)).sum(0)
     syllable = torch.sin(2.0 * math.pi * 2.1 * time).clamp_min(-0.2)
     hiss = torch.randn(len(time), generator=rng, dtype=torch.float64)
     wave = 0.1 * voiced * syllable.clamp_min(0.0) + 0.05 * hiss * (-syllable).clamp_min(0.0)

@@ -21,6 +21,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -106,28 +107,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = Arguments.described_by("w2w.live", __doc__)
     option = arguments.add_argument
-    option(
-        "--reference",
-        nargs="+",
-        action="extend",
-        metavar="VOICE",
-        default=[],
-        help="target voices, up to nine (keys 1 to 9): a file, or a folder, which is averaged",
-    )
-    option(
-        "--fit-steps",
-        type=int,
-        metavar="N",
-        help="optimisation steps that fit a voice to its recordings (default 100, about 10 s; 0: none)",
-    )
-    option(
-        "--voice",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        default=[],
-        help="named voices (listed by `timbre voices`), on the keys after those of --reference",
-    )
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    references = "target voices, up to nine (keys 1 to 9): a file, or a folder, which is averaged"
+    option("--reference", **several, metavar="VOICE", help=references)
+    steps = "optimisation steps that fit a voice to its recordings (default 100, about 10 s; 0: none)"
+    option("--fit-steps", type=int, metavar="N", help=steps)
+    names = "named voices (listed by `timbre voices`), on the keys after those of --reference"
+    option("--voice", **several, metavar="NAME", help=names)
     option("--list-devices", action="store_true", help="list the audio devices and exit")
     option("--input-device", metavar="D", help="microphone: its number or part of its name")
     option("--output-device", metavar="D", help="loudspeaker: its number or part of its name")
@@ -140,12 +126,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--record", type=Path, metavar="FILE", help="record the output from the start")
     option("--no-watermark", action="store_true", help="do not add the watermark to converted audio")
     option("--engine", choices=("onnx", "eager"), help="inference by ONNX Runtime (default) or torch")
-    option(
-        "--checkpoint",
-        default="released_live",
-        metavar="FOLDER",
-        help="exported converter, or hub:owner/name (default: released_live)",
-    )
+    checkpoint = "exported converter, or hub:owner/name (default: released_live)"
+    option("--checkpoint", default="released_live", metavar="FOLDER", help=checkpoint)
     option("--input-file", type=Path, metavar="FILE", help="source recording instead of the microphone")
     option("--output-file", type=Path, metavar="FILE", help="output file instead of the loudspeaker")
     option("--pace", choices=("live", "fast"), help="file input in real time, or at full speed (default)")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel import network as network_file
 from w2w.baselines.cluit_mel.generator import MelCritic
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 
@@ -146,20 +145,6 @@ def test_voice_may_change_between_chunks():
     assert not torch.allclose(after, built.step(source[..., 16:], voice, fresh)[0])
 
 
-@every_live
-def test_long_recording_is_converted_in_pieces(norm, monkeypatch):
-    built, source, voice = network(norm=norm, causal=True).eval(), mels(2, 213), torch.randn(2, 6)
-    pieces, run = [], built.generator.run
-    monkeypatch.setattr(built.generator, "modulations", cache(built.generator.modulations))
-    monkeypatch.setattr(built.generator, "run", lambda mel, *rest: pieces.append(mel) or run(mel, *rest))
-    with torch.no_grad():
-        whole = built(source, voice)
-        pieces.clear()
-        monkeypatch.setattr(network_file, "PIECE_BLOCKS", 5)
-        assert_close(built(source, voice), whole, rtol=0, atol=1e-4)
-    assert [piece.shape[-1] for piece in pieces] == [40, 40, 40, 40, 40, 16]
-
-
 def test_frozen_statistics_are_those_of_the_clip():
     built, clip, voice = network(norm="frozen", causal=True).eval(), mels(1, 1024, seed=3), torch.randn(1, 6)
     with torch.no_grad():
@@ -206,15 +191,11 @@ def test_reasons_against_streaming_are_stated():
     assert network(norm="frame", causal=True).streams
     assert "instance" in network().needs_whole
     assert "causal" in network(norm="frame").needs_whole
-    with pytest.raises(UserError, match="instance"):
-        network().step(mels(1, 8), torch.randn(1, 6), {})
     with pytest.raises(UserError, match="frozen"):
         network().freeze_statistics(mels(1, 128))
     with pytest.raises(UserError, match=r"1\.3 seconds"):
         network(norm="frozen").freeze_statistics(mels(1, 127))
     live = network(norm="frame", causal=True)
-    with pytest.raises(ValueError, match="whole blocks of 8"):
-        live.step(mels(1, 9), torch.randn(1, 6), live.begin(1))
     with pytest.raises(UserError, match="no frames"):
         live.style_of_mel(mels(1, 0))
     with pytest.raises(UserError, match="no frames"):

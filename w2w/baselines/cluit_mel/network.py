@@ -42,9 +42,6 @@ def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
 
 Voice = Float[Tensor, "batch style"]
 
-PIECE_BLOCKS = 256
-"""Blocks per chunk when a streaming network converts a long utterance; bounds memory."""
-
 
 class CluitMelNetwork(nn.Module):
     """The converter and the style encoder, on natural log-mels of ``data.frontends.LogMel``."""
@@ -73,16 +70,7 @@ class CluitMelNetwork(nn.Module):
         frames = mel.shape[-1]
         if not frames:
             raise UserError("the source has no frames: give a recording of speech")
-        mel = whole_blocks(mel, self.frames_per_step)
-        piece = PIECE_BLOCKS * self.frames_per_step
-        if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
-            modulations, pasts = self.generator.modulations(voice), self.generator.begin(len(mel))
-            parts = []
-            for part in mel.split(piece, dim=-1):
-                out, pasts = self.generator.run(self.config.standardised(part), modulations, pasts)
-                parts.append(self.config.restored(out))
-            return torch.cat(parts, dim=-1)[..., :frames]
-        standard = self.config.standardised(mel)
+        standard = self.config.standardised(whole_blocks(mel, self.frames_per_step))
         if self._uses_own_statistics and not mel.requires_grad:  # not for converted mels, in the cycle loss
             self.generator.keep(standard)
         return self.config.restored(self.generator(standard, voice))[..., :frames]
@@ -96,10 +84,8 @@ class CluitMelNetwork(nn.Module):
 
         The modulations are computed only when the voice changes.
         """
-        if not self.streams:
-            raise UserError(f"{self.needs_whole}: it cannot take chunks")
-        if mel.shape[-1] % self.frames_per_step:
-            raise ValueError(f"{mel.shape[-1]} frames are not whole blocks of {self.frames_per_step}")
+        assert self.streams, self.needs_whole
+        assert not mel.shape[-1] % self.frames_per_step, "a step takes whole blocks"
         assert not self._uses_own_statistics, "frozen statistics are used in evaluation: call eval() before"
         if not mel.shape[-1]:
             return mel, state
