@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import Writer, blocks, excerpt, info
@@ -38,13 +36,12 @@ from data.audio.resampling import resampled_length, resampled_pieces
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
-from w2w.converter import BLOCK_S, Converter
+from w2w.converter import BLOCK_S, Converter, Voice
 from w2w.networks.wave_network import MOST_SEMITONES
 from w2w.recording import HEARD_S
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 
-Voice = Float[Tensor, "1 dim"]
 SHORTEST_S = 0.01
 """Shortest source in seconds: one hop."""
 READ_SAMPLES = 1 << 18

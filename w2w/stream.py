@@ -11,9 +11,7 @@ from torch import Tensor
 from data.audio.checking import check_floats
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
-from w2w.networks.wave_network import Engine, WaveNetwork, check_voice
-
-Voice = Float[Tensor, "batch dim"]
+from w2w.networks.wave_network import Engine, Voice, Wave, WaveNetwork, check_voice
 
 
 class VoiceRamp(NamedTuple):
@@ -54,7 +52,6 @@ class VoiceRamp(NamedTuple):
         return max(math.ceil((self.began + self.lasts - place) / hop) - 1, 0)
 
 
-Wave = Float[Tensor, "batch 1 samples"]
 Ready = Float[Tensor, "batch 1 ready"]
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000

@@ -26,6 +26,7 @@ from w2w.cluit.losses import (
     THROUGH_DISCRIMINATOR,
     LossBalancer,
     MemoryBank,
+    Wave,
     audible_frames,
     cosine_distance,
     energy_distance,
@@ -36,7 +37,6 @@ from w2w.networks.network import ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.style import StyleEncoder
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, tuned
 
-Wave = Float[Tensor, "batch 1 samples"]
 Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0

@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from engine.checkpoint import weights_digest
 from engine.files import atomic, cache_folder
@@ -27,10 +25,8 @@ from w2w.exported.session import (
     run_session,
 )
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.wave_network import Voice, Wave, WaveNetwork
 
-Wave = Float[Tensor, "batch 1 samples"]
-Voice = Float[Tensor, "batch dim"]
 VARIABLE = "TIMBRE_ENGINE"
 """Environment variable with the default engine."""
 MOST_HOPS = 16

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from w2w.converter import Converter
+from w2w.converter import Converter, Voice
 from w2w.live.recorder import Recorder
 from w2w.networks.wave_network import MOST_SEMITONES
 
@@ -67,7 +67,6 @@ class Load:
 
 Chunk = Float[Tensor, "1 1 samples"]
 Ready = Float[Tensor, "1 1 ready"]
-Voice = Float[Tensor, "1 dim"]
 
 RAMP_MS = 100.0
 """Duration of a transition between voices or pitches."""

@@ -17,10 +17,9 @@ from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import MEAN_LOG_F0, Decoder
 from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.style import StyleEncoder
-from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.wave_network import Wave, WaveNetwork
 from w2w.networks.whole_content import RecogniserContent, WholeContent
 
-Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
 Semitones = float | Float[Tensor, "1"]  # float64: the input of an exported graph

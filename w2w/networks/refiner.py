@@ -5,15 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from engine.streaming import ResidualBlock, blocks_step
 from engine.user_error import UserError, at_least
-from w2w.networks.heads import overlap_add
-
-Wave = Float[Tensor, "batch 1 samples"]
-Features = Float[Tensor, "batch channels frames"]
+from w2w.networks.heads import Features, Wave, overlap_add
 
 
 @dataclass(frozen=True, kw_only=True)
