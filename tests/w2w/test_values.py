@@ -34,6 +34,7 @@ def refused(tiny, monkeypatch):
         "must be a number within 36": [
             lambda s=s: c.convert(x, v, semitones=s) for s in (float("nan"), 1e9, "up")
         ],
+        "embed it with the same converter": [lambda: c.stream(torch.zeros(1, 3))],
         "the voice holds NaN": [lambda: c.convert(x, v * float("nan")), lambda: c.stream(v * float("nan"))],
     }
 
