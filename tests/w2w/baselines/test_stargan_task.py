@@ -78,7 +78,7 @@ def test_each_loss_term_updates_the_generator(term):
         torch.manual_seed(1)
         task = build(replace(OFF, **{term: weight}))
         spectrogram = task.spectrogram(clips.wave)
-        loss = task.generator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
+        loss = task.total(task.generator_losses(spectrogram, clips.labels, clips.labels.roll(1, 0)))
         gradients.append(torch.autograd.grad(loss, task.generator.out.weight)[0])
     assert not torch.equal(*gradients)
 
@@ -87,25 +87,25 @@ def test_each_loss_term_updates_the_generator(term):
 def test_loss_variants_use_their_distances(losses):
     """On one batch: squared error or L1, mean over known labels or sum."""
     torch.manual_seed(0)
-    task, scalars, clips = build(replace(OFF, losses=losses)), {}, batch(2)
+    task, clips = build(replace(OFF, losses=losses)), batch(2)
     spectrogram, target = task.spectrogram(clips.wave), clips.labels.roll(1, 0)
-    task.generator_loss(scalars, spectrogram, clips.labels, target)
-    task.discriminator_loss(scalars, spectrogram, clips.labels, target)
+    generator = task.generator_losses(spectrogram, clips.labels, target)
+    discriminator = task.discriminator_losses(spectrogram, clips.labels, target)
     off = task.convert(spectrogram, clips.labels) - spectrogram
     identity = off.square().mean() if losses == "experiment" else off.abs().mean()
-    assert_close(scalars["generator/identity"], identity)
+    assert_close(generator["identity"], identity)
     logits = task.discriminator(spectrogram).labels
     known = torch.tensor([[True] * 3 + [of > 0] * 2 + [False] * 2 for of in (0, 1)])
     one_hot = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0, 0]])
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")[known]
-    assert_close(scalars["discriminator/classes"], each.mean() if losses == "experiment" else each.sum() / 2)
+    assert_close(discriminator["classes"], each.mean() if losses == "experiment" else each.sum() / 2)
 
 
 def test_discriminator_loss_has_no_gradient_for_the_generator():
     task = build(StarGANTaskConfig())
     clips = batch(2)
     spectrogram = task.spectrogram(clips.wave)
-    loss = task.discriminator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(task.discriminator_losses(spectrogram, clips.labels, clips.labels.roll(1, 0)))
     loss.backward()
     assert all(p.grad is None for p in task.generator.parameters())
     assert all(p.grad is not None and p.grad.any() for p in task.discriminator.parameters())
@@ -115,7 +115,9 @@ def test_generator_update_leaves_the_discriminator_unchanged():
     task = build(StarGANTaskConfig())
     before = [p.clone() for p in task.discriminator.parameters()]
     clips = batch(2)
-    loss = task.generator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(
+        task.generator_losses(task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    )
     task.players["generator"].step(loss)
     for now, then in zip(task.discriminator.parameters(), before):
         assert torch.equal(now, then)
@@ -125,7 +127,9 @@ def test_unknown_labels_give_no_gradient():
     """The third group is unknown in all clips: its rows of the head get no gradient."""
     task = build(StarGANTaskConfig())
     clips = batch(2)
-    loss = task.discriminator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(
+        task.discriminator_losses(task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    )
     (gradient,) = torch.autograd.grad(loss, task.discriminator.classes.weight)
     assert gradient[:3].any()
     assert not gradient[5:].any()

@@ -75,8 +75,7 @@ class LabelsConfig:
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
     """The generator's input: one-hot labels of known groups, zeros for unknown ones, then presence bits."""
-    columns = zip(indices.unbind(1), config.sizes, strict=True)
-    hots = [_one_hot(of, size) for of, size in columns]
+    hots = map(_one_hot, indices.unbind(1), config.sizes)
     return torch.cat([*hots, (indices >= 0).float()], dim=1)
 
 
@@ -116,24 +115,21 @@ def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
 def labels_of(rows: Iterable[Row], config: LabelsConfig) -> Int[Tensor, "rows groups"]:
     """The labels of every row; rows with an unknown name, or without any label, are refused."""
     places = [{name: index for index, name in enumerate(group.names)} for group in config.groups]
-    return torch.tensor([_indices(row, config, places) for row in rows])
-
-
-def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> list[int]:
     labels = []
-    for group, place in zip(config.groups, places, strict=True):
-        value = value_of(row, group.column)
-        if value is not None and value not in place:
-            raise UserError(
-                f"{row.path}: {group.column} {value!r} is not in its label group, which has {group.size} "
-                f"labels and {len(group.names)} names: make the group larger (size 0: as large as the data "
-                "needs), or remove the row"
-            )
-        labels.append(-1 if value is None else place[value])
-    if all(index < 0 for index in labels):
-        columns = ", ".join(group.column for group in config.groups)
-        raise UserError(f"{row.path} has no label at all in {columns}: give it one, or remove the row")
-    return labels
+    for row in rows:
+        values = [value_of(row, group.column) for group in config.groups]
+        if not any(value is not None for value in values):
+            columns = ", ".join(group.column for group in config.groups)
+            raise UserError(f"{row.path} has no label at all in {columns}: give it one, or remove the row")
+        for group, place, value in zip(config.groups, places, values, strict=True):
+            if value is not None and value not in place:
+                raise UserError(
+                    f"{row.path}: {group.column} {value!r} is not in its label group, which has {group.size} "
+                    f"labels and {len(group.names)} names: make the group larger (size 0: as large as the "
+                    "data needs), or remove the row"
+                )
+        labels.append([-1 if value is None else place[value] for place, value in zip(places, values)])
+    return torch.tensor(labels)
 
 
 Companions = tuple[tuple[int, ...], ...]
