@@ -51,10 +51,7 @@ def graphs(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def graphs_made_once(graphs, monkeypatch) -> None:
-    """Wherever the step of a network that was exported before is exported, it is the same graph again.
-
-    It is compared with its network when an engine first opens it, and over a part of a second.
-    """
+    """Export each network's step only once, and compare it with the network over a part of a second only."""
     import onnx
 
     def once(step: Step, voice: torch.Tensor | None = None) -> onnx.ModelProto:

@@ -165,14 +165,11 @@ def probes_from(
         if not group:
             continue
         pitches = [float(known_voices.voice[i, -1]) for i, g in enumerate(known_voices.gender) if g == gender]
-        middle, best, least = float(np.median(pitches)) if pitches else math.log(150.0), None, math.inf
-        for row in group[:: max(1, len(group) // 12)]:
-            clip = excerpt(row.path, 0, round(PROBE_S * rate), rate)
-            off = abs(float(converter.network.style(clip.to(converter.device))[0, -1]) - middle)
-            if off < least:
-                best, least = clip, off
-        if best is not None:
-            chosen.append(best)
+        middle = float(np.median(pitches)) if pitches else math.log(150.0)
+        some = group[:: max(1, len(group) // 12)]
+        clips = [excerpt(row.path, 0, round(PROBE_S * rate), rate) for row in some]
+        log_f0 = [float(converter.network.style(clip.to(converter.device))[0, -1]) for clip in clips]
+        chosen.append(clips[int(np.argmin(np.abs(np.array(log_f0) - middle)))])
     if not chosen:
         chosen = [excerpt(row.path, 0, round(PROBE_S * rate), rate) for row in rows[:2]]
     return chosen
