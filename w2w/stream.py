@@ -106,7 +106,8 @@ class Stream:
                 f"sample_rate={sample_rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz, or the"
                 f" converter's own, {rate} Hz"
             )
-        self.network, self.engine = network, network if engine is None else engine
+        self.network = network
+        self.engine: Any = network if engine is None else engine  # a network that streams is an engine
         self.voice, self.semitones = plain(voice), semitones
         self.chunk_samples, self.hop = chunk_samples, network.hop
         common = math.gcd(self.sample_rate, rate)

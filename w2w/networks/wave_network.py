@@ -25,6 +25,7 @@ class Engine(Protocol):
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
         """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
+        ...
 
 
 @runtime_checkable
@@ -53,9 +54,11 @@ class WaveNetwork(Protocol):
 
     def style(self, wave: Wave, /) -> Voice:
         """Encode speech into a voice."""
+        ...
 
     def __call__(self, source: Wave, voice: Voice, semitones: float = 0.0, /) -> Wave:
         """Convert whole waves; the result is as long as the source."""
+        ...
 
     def eval(self) -> Any: ...
 
