@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from data.audio import save
-from engine.checkpoint import export
+from engine.checkpoint import export, load_weights
 from engine.files import atomic
 from w2w.exported.engine import network_key
 from w2w.exported.step import Step, onnx_model
@@ -104,3 +105,31 @@ def here(tmp_path, monkeypatch, buzz, model):
 def files_under() -> Callable[[Path], set[str]]:
     """Names of all files in a folder, relative to it."""
     return lambda folder: {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def corpus(tmp_path, buzz) -> Path:
+    """The manifest of three speakers with two recordings each; the speakers' sentences are the same."""
+    lines = ["path,speaker,parallel"]
+    for number, f0 in enumerate((100.0, 150.0, 220.0)):
+        for take in range(2):
+            save(tmp_path / f"speaker{number}_{take}.wav", buzz(12_000, (f0 + 5 * take,)), 16_000)
+            lines.append(f"speaker{number}_{take}.wav,speaker{number},sentence{take}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+@pytest.fixture(scope="session")
+def assert_same_checkpoints() -> Callable[..., None]:
+    """Assert that two checkpoints are bit-equal, with optimisers, and have at least the named networks."""
+
+    def compare(ours: Path, theirs: Path, *names: str) -> None:
+        files = sorted(path.name for path in ours.glob("*.safetensors"))
+        assert {f"{name}.safetensors" for name in names} <= set(files)
+        assert files == sorted(path.name for path in theirs.glob("*.safetensors"))
+        for name in files:
+            assert_close(load_weights(ours / name), load_weights(theirs / name), rtol=0, atol=0)
+        optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (ours, theirs))
+        assert_close(*optimizers, rtol=0, atol=0)
+
+    return compare

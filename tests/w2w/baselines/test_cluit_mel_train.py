@@ -1,7 +1,6 @@
 """Training CLUIT on mels: presets, exact resuming, refused mistakes."""
 
 import sys
-import wave as wave_files
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -20,24 +19,6 @@ from w2w.baselines.cluit_mel.train import PRESETS, CluitMelTrainConfig, build, c
 from w2w.converter import Converter
 
 TINY = PRESETS["tiny"]
-
-
-@pytest.fixture
-def corpus(tmp_path, buzz) -> Path:
-    """Three speakers with two recordings each, listed in a manifest."""
-    lines = ["path,speaker"]
-    for number, f0 in enumerate((100.0, 150.0, 220.0)):
-        for take in range(2):
-            path = tmp_path / f"speaker{number}_{take}.wav"
-            samples = (buzz(12_000, (f0 + 5 * take,))[0, 0].clamp(-1, 1) * 32_767).short().numpy()
-            with wave_files.open(str(path), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(16_000)
-                file.writeframes(samples.tobytes())
-            lines.append(f"{path.name},speaker{number}")
-    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "manifest.csv"
 
 
 def config(corpus: Path, out: Path, steps: int = 4, **task) -> CluitMelTrainConfig:
@@ -123,19 +104,13 @@ def test_counts_are_filled_in_from_the_data(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("negatives", ["bank", "queue"])
-def test_resume_is_exact(corpus, tmp_path, negatives):
+def test_resume_is_exact(corpus, tmp_path, negatives, assert_same_checkpoints):
     weights = replace(TINY.task.weights, label_critic=1.0, label_generator=1.0)
     changed = {"negatives": negatives, "weights": weights, "n_negatives": 3}
     straight = train(config(corpus, tmp_path / "straight", **changed))
     train(config(corpus, tmp_path / "cut", steps=2, **changed))
     resumed = train(config(corpus, tmp_path / "cut", **changed))
-    files = sorted(path.name for path in straight.glob("*.safetensors"))
-    assert files == sorted(path.name for path in resumed.glob("*.safetensors"))
-    assert {"network.safetensors", "critic_ema.safetensors", "negatives.safetensors"} <= set(files)
-    for name in files:
-        assert_close(load_weights(straight / name), load_weights(resumed / name), rtol=0, atol=0)
-    optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (straight, resumed))
-    assert_close(*optimizers, rtol=0, atol=0)
+    assert_same_checkpoints(straight, resumed, "network", "critic_ema", "negatives")
 
 
 def test_networks_can_be_initialised_from_another_run(corpus, tmp_path):

@@ -1,6 +1,5 @@
 """Training StarGAN: presets, batches, exact resuming, refused mistakes."""
 
-import wave as wave_files
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from data.audio import save
 from data.batches import Address, DataConfig
 from engine.checkpoint import load_export, load_weights, newest_checkpoint
 from engine.config import from_json, to_json
@@ -37,11 +37,8 @@ def corpus(tmp_path):
             at = np.arange(20_000) / 16_000
             sound = 0.2 * np.sin(2 * np.pi * (150 + 70 * number) * at) + 0.01 * rng.standard_normal(20_000)
             sound[: 9_000 if (number, take) == (2, 1) else 0] = 0.0
-            with wave_files.open(str(tmp_path / f"{number}_{take}.wav"), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(16_000)
-                file.writeframes((sound * 32_767).astype("<i2").tobytes())
+            wave = torch.from_numpy(sound).float()[None, None]
+            save(tmp_path / f"{number}_{take}.wav", wave, 16_000)
             lines.append(f"{number}_{take}.wav,speaker{number},{gender},corpus{number % 2}")
     (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
     return tmp_path
