@@ -97,7 +97,7 @@ def test_mel_does_not_depend_on_the_pieces(cuts, n_frames):
     assert_close(torch.cat(list(to_mel.stream(pieces, n_frames)), dim=-1), whole)
 
 
-def test_phase_retrieval_uses_the_spectrograms_window():
+def test_phase_retrieval_reproduces_the_spectrogram():
     wave = voice()
     spectrogram = framed(Spectrogram(WHOLE), wave)
     found = ToWave(WHOLE, GriffinLimConfig(iterations=24))(spectrogram)
