@@ -36,8 +36,8 @@ def test_presets_that_are_named_are_trainers():
     from pretrain.wav2clip import PRESETS as SOUNDS
     from vocoders.tasks.presets import PRESETS as VOCODERS
     from vocoders.train_spoken import PRESETS as SPOKEN
-    from w2w.baselines.cluit_mel.train import PRESETS as MELS
-    from w2w.baselines.stargan.train import PRESETS as STARGAN
+    from w2w.baselines.cluit_mel.presets import PRESETS as MELS
+    from w2w.baselines.stargan.presets import PRESETS as STARGAN
 
     known = {*SPEECH, *SOUNDS, *VOCODERS, *SPOKEN, *MELS, *STARGAN}
     named = [name for row in rows() for name in re.findall(r"--preset (\w[\w.-]*)", row[1])]

@@ -38,7 +38,7 @@ from experiments.scores import SCORES, Scoring, cells, differences, evaluation_p
 from experiments.study import Cost, Study, Training
 from vocoders.tasks.presets import PRESETS as VOCODERS
 from w2w.baselines import predict
-from w2w.baselines.cluit_mel.train import PRESETS as CLUIT_MEL
+from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.train import PRESETS as STARGAN
 from w2w.train_config import PRESETS as WAVE_TO_WAVE
 

@@ -16,7 +16,7 @@ from experiments.study import Study
 from vocoders import load_vocoder
 from vocoders.loading import released_folder
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
-from w2w.baselines.cluit_mel.train import PRESETS as CLUIT_MEL
+from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.converter import StarGANNetwork
 from w2w.baselines.stargan.spectrogram import at_full_scale
 from w2w.baselines.two_stage import TwoStage

@@ -9,7 +9,7 @@ All variants share data, losses and steps, apart from the difference that gives 
 - ``instance_norm``: InstanceNorm instead of BatchNorm, except where the labels are merged;
 - ``batch``: larger batches;
 - ``remedied``: all three;
-- ``own``: our own losses (L1, mean features, a sum over labels), see ``w2w/baselines/stargan/train.py``.
+- ``own``: our own losses (L1, mean features, a sum over labels), see ``w2w/baselines/stargan/presets.py``.
 
 ``--size half`` (default) is for a CPU: spectrograms of 128 × 128 up to 4 kHz, an eighth of the published
 channel widths, and one residual block instead of three, which leaves the published form its share of the
@@ -39,17 +39,10 @@ from experiments.stargan.measures import Judges, columns_after_merge, gender_cla
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.labels import LabelledBatch, LabelledCrops
+from w2w.baselines.stargan.presets import StarGANTrainConfig, batch, instance_norm, own, receptive
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, ToWave
 from w2w.baselines.stargan.task import StarGAN
-from w2w.baselines.stargan.train import (
-    PRESETS,
-    StarGANTrainConfig,
-    batch,
-    completed,
-    instance_norm,
-    own,
-    receptive,
-)
+from w2w.baselines.stargan.train import PRESETS, completed
 
 Point = dict[str, Any]
 

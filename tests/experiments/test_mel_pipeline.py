@@ -163,7 +163,7 @@ def test_two_stages_are_timed_separately_and_need_the_whole_file() -> None:
     from data.frontends import NAMED
     from vocoders import load_vocoder
     from w2w.baselines.cluit_mel.network import CluitMelNetwork
-    from w2w.baselines.cluit_mel.train import PRESETS as CLUIT_MEL
+    from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
     from w2w.baselines.two_stage import TwoStage
 
     network = CluitMelNetwork(CLUIT_MEL["tiny"].network)

@@ -112,7 +112,7 @@ def export_mel_converter(
 
 def trained_network(checkpoint: Path) -> tuple[MelNetworkConfig, Any]:
     """Load the inference network of a training checkpoint: CLUIT's averaged one, or both of StarGAN."""
-    from w2w.baselines.cluit_mel.train import CluitMelTrainConfig
+    from w2w.baselines.cluit_mel.presets import CluitMelTrainConfig
 
     if stored_kind(checkpoint) == "stargan_training":
         return trained(checkpoint)

@@ -21,7 +21,7 @@ from vocoders.vocoder import VocoderConfig
 from w2w import Converter
 from w2w.baselines import mel_converter, predict
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
-from w2w.baselines.cluit_mel.train import PRESETS
+from w2w.baselines.cluit_mel.presets import PRESETS
 from w2w.baselines.mel_converter import MelConverterConfig, export_mel_converter
 from w2w.baselines.stargan.converter import StarGANUseConfig
 from w2w.baselines.stargan.train import PRESETS as STARGAN

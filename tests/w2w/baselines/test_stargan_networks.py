@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from engine.user_error import UserError
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, input_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, LabelMerge, OneMap, StarGANConfig
+from w2w.baselines.stargan.presets import WHOLE_INPUT
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
-from w2w.baselines.stargan.train import WHOLE_INPUT
 
 PUBLISHED = StarGANConfig()
 LABELS = LabelsConfig(

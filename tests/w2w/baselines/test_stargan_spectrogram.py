@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from w2w.baselines.stargan.presets import PRESETS, STARGAN
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, at_full_scale
-from w2w.baselines.stargan.train import PRESETS, STARGAN
 
 CONFIG = SpectrogramConfig()
 

@@ -14,16 +14,9 @@ from engine.config import from_json, to_json
 from engine.user_error import UserError
 from w2w.baselines.mel_converter import MelConverterConfig
 from w2w.baselines.stargan.labels import LabelGroup, LabelledCrops
+from w2w.baselines.stargan.presets import STARGAN, STARGAN_SMALL, StarGANTrainConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
-from w2w.baselines.stargan.train import (
-    PRESETS,
-    STARGAN,
-    STARGAN_SMALL,
-    StarGANTrainConfig,
-    build,
-    completed,
-    train,
-)
+from w2w.baselines.stargan.train import PRESETS, build, completed, train
 
 TINY = PRESETS["tiny"]
 

@@ -175,7 +175,7 @@ class StarGANNetwork(nn.Module):
 
 def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
     """Load the networks of a training checkpoint; speakers' other labels come from the run's data."""
-    from w2w.baselines.stargan.train import StarGANTrainConfig
+    from w2w.baselines.stargan.presets import StarGANTrainConfig
 
     config = load_config(StarGANTrainConfig, checkpoint / "config.json")
     networks = StarGANSpectrograms(config.stargan)
