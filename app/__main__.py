@@ -22,8 +22,8 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from app.conversions import Conversions
 from app.limits import Limits
@@ -111,9 +111,7 @@ GRACE_S = 10
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    limits = replace(
-        Limits(), **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
-    )
+    limits = Limits(**{name: getattr(args, name) for name in LIMITS})
     with bind(args.host, args.port) as listener:
         try:
             import uvicorn
@@ -219,7 +217,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     for name, (kind, about) in LIMITS.items():
         default = getattr(Limits(), name)
-        option(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{about} (default: {default:g})")
+        words: dict[str, Any] = {"metavar": "N", "help": f"{about} (default: {default:g})"}
+        option(f"--{name.replace('_', '-')}", type=kind, default=default, **words)
     option("--no-watermark", action="store_true", help="do not watermark results")
     option("--no-page", action="store_true", help="serve only the HTTP interface")
     option("--root-path", default="", metavar="PREFIX", help="URL prefix behind a proxy")
@@ -228,8 +227,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         raise UserError(f"--port {args.port} must be between 0 and 65535")
     if args.root_path and not args.root_path.startswith("/"):
         raise UserError(f"--root-path {args.root_path} must begin with a slash, such as /voices")
-    if args.checkpoint and not Path(args.checkpoint).exists() and args.checkpoint.startswith((".", "/")):
-        raise UserError(f"--checkpoint {args.checkpoint} does not exist")
     return args
 
 

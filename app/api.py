@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.conversions import Conversions
-from app.limits import BusyError, Limits
+from app.limits import BusyError
 from app.uploads import number, one_source, rate, received, references, wanted_voice
 from data.audio import info
 from engine.user_error import UserError
@@ -58,13 +58,6 @@ ANSWERS = (
     ("422", "a recording is truncated, silent, too short or has NaN; a number is out of range"),
     ("503", "too many requests wait; retry after the seconds in the header Retry-After"),
 )
-
-
-def docs_page(limits: Limits, sample_rate: int) -> str:
-    template = Path(__file__).with_name("api_docs.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    known = {"limits": limits, "sample_rate": sample_rate, "fields": WORDS, "answers": ANSWERS}
-    return environment.from_string(template).render(known)
 
 
 FORMATS = {"wav": "audio/wav", "flac": "audio/flac"}
@@ -129,9 +122,13 @@ class Interface:
                 voice = wanted_voice(form, self.conversions)
                 result, gone = folder / f"converted.{kind}", threading.Event()
 
+                def check(seconds: float) -> None:
+                    if gone.is_set():
+                        raise ClientDisconnect
+
                 def speak() -> None:
                     self.conversions.convert(
-                        source, voice(), semitones=semitones, rate=hertz, out=result, done=_raise_if(gone)
+                        source, voice(), semitones=semitones, rate=hertz, out=result, done=check
                     )
                     form.close()
 
@@ -190,7 +187,10 @@ class Interface:
 
     async def docs(self) -> str:
         """Documentation of the interface in HTML."""
-        return docs_page(self.limits, self.conversions.converter.sample_rate)
+        template = Path(__file__).with_name("api_docs.html.jinja").read_text(encoding="utf-8")
+        page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
+        rate = self.conversions.converter.sample_rate
+        return page.render(limits=self.limits, sample_rate=rate, fields=WORDS, answers=ANSWERS)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -251,11 +251,3 @@ async def _wait(request: Request, future: Future[None]) -> None:
         wrapped.result()
     finally:
         wrapped.cancel()
-
-
-def _raise_if(gone: threading.Event) -> Callable[[float], object]:
-    def check(seconds: float) -> None:
-        if gone.is_set():
-            raise ClientDisconnect
-
-    return check

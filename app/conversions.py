@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from app.limits import BusyError, Limits
 from data.audio import excerpt
 from engine.checkpoint import weights_digest
 from engine.user_error import UserError
-from w2w.convert import MOST_SEMITONES, convert, job_of
-from w2w.converter import Converter
+from w2w.convert import convert, job_of
+from w2w.converter import Converter, Voice
 from w2w.networks.network import ConverterNetwork
+from w2w.networks.wave_network import MOST_SEMITONES
 from w2w.voices import HEARD_S
 from w2w.weights import RELEASED_LIVE
 
@@ -79,9 +78,6 @@ class JobQueue:
     def _leave(self, _: Future) -> None:
         with self._lock:
             self._inside -= 1
-
-
-Voice = Float[Tensor, "1 dim"]
 
 
 class Conversions:

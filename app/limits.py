@@ -12,9 +12,43 @@ from engine.user_error import UserError
 class TooMuchError(UserError):
     """The request or a recording is larger than allowed."""
 
+    status = 413
+
 
 class BusyError(UserError):
     """The queue is full."""
+
+    status = 503
+
+
+class FormError(UserError):
+    """The form of a request is malformed or incomplete."""
+
+    status = 400
+
+
+class TypeRefusedError(UserError):
+    """The content type of a request or file is not supported."""
+
+    status = 415
+
+
+class SlowError(UserError):
+    """The upload took too long."""
+
+    status = 408
+
+
+class ForeignError(UserError):
+    """The request comes from another web site, or under a host name that is not accepted."""
+
+    status = 403
+
+
+def status_of(mistake: UserError) -> int:
+    if isinstance(mistake, AudioError) and mistake.problem in ("unreadable", "empty"):
+        return 415
+    return getattr(mistake, "status", 422)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,43 +118,5 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-class FormError(UserError):
-    """The form of a request is malformed or incomplete."""
-
-
-class TypeRefusedError(UserError):
-    """The content type of a request or file is not supported."""
-
-
-class SlowError(UserError):
-    """The upload took too long."""
-
-
-class ForeignError(UserError):
-    """The request comes from another web site, or under a host name that is not accepted."""
-
-
-def status_of(mistake: UserError) -> int:
-    """Return the HTTP status code of an error."""
-    match mistake:
-        case FormError():
-            return 400
-        case ForeignError():
-            return 403
-        case SlowError():
-            return 408
-        case TooMuchError():
-            return 413
-        case TypeRefusedError():
-            return 415
-        case AudioError(problem="unreadable" | "empty"):
-            return 415
-        case BusyError():
-            return 503
-        case _:
-            return 422
-
-
 def error_body(sentence: str, request_id: str) -> bytes:
-    """Return the JSON body of an error response."""
     return json.dumps({"error": sentence, "request": request_id}, ensure_ascii=False).encode()

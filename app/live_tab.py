@@ -23,7 +23,6 @@ from engine.user_error import UserError
 from w2w.stream import Stream
 from w2w.watermark import Marker
 
-Wave = Float[Tensor, "1 1 samples"]
 Converted = Float[Tensor, "1 1 ready"]
 
 CHUNK_S = 0.1
@@ -60,7 +59,7 @@ class Live:
     refused: Wanted | None = field(default=None)
     """Settings that were refused, so that the error is shown only once."""
 
-    def convert(self, wave: Wave, *, last: bool = False) -> Converted:
+    def convert(self, wave: Float[Tensor, "1 1 samples"], *, last: bool = False) -> Converted:
         """Convert the next chunk; with ``last``, also flush the stream."""
         parts = [self.stream.push(wave)] if wave.shape[-1] else []
         parts += [self.stream.flush()] if last else []

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from jaxtyping import Float
-from torch import Tensor
 
 from app.conversions import Conversions
 from data.audio import info
 from data.audio.mixing import cancelling
 from engine.user_error import UserError
+from w2w.converter import Voice
 from w2w.gallery.named import find, gallery
-
-Voice = Float[Tensor, "1 dim"]
 
 NAMED, RECORDED, WORDS = "by name", "from recordings", "from words"
 CONSENT = (

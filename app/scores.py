@@ -4,7 +4,6 @@ import html
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +24,7 @@ _one_at_a_time = threading.Lock()
 """The recogniser is a single object with state, so only one thread may use it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(NamedTuple):
     name: str
     value: str
     meaning: str
@@ -57,7 +55,7 @@ def score(source: Path, converted: Path, target: Path | None, *, judges: Judges 
             try:
                 scores += judge(waves, judges)
             except UserError as missing:
-                scores.append(Score(name=name, value="–", meaning=str(missing)))
+                scores.append(Score(name, "–", str(missing)))
     return scores
 
 
@@ -91,56 +89,48 @@ def _similarity(waves: Waves, judges: Judges) -> list[Score]:
     if waves.target is not None:
         value = similarity.cosine(converted, embedding(waves.target))
         meaning = "higher is better; two recordings of one person: about .86"
-        scores.append(Score(name="Similarity to the target's voice", value=f"{value:.2f}", meaning=meaning))
+        scores.append(Score("Similarity to the target's voice", f"{value:.2f}", meaning))
     value = similarity.cosine(converted, embedding(waves.source))
     meaning = "lower is better; two different people: about .51"
-    return [*scores, Score(name="Similarity to the source's voice", value=f"{value:.2f}", meaning=meaning)]
+    return [*scores, Score("Similarity to the source's voice", f"{value:.2f}", meaning)]
 
 
 def _intelligibility(waves: Waves, judges: Judges) -> list[Score]:
     source, converted = (judges.recognisers[0](wave) for wave in (waves.source, waves.converted))
     if "phones" in converted:
         value = error_rates.phones_changed(source, converted)
-        return [Score(name="Phones changed", value=_number(value), meaning="lower is better; 0: none")]
+        return [Score("Phones changed", _number(value), "lower is better; 0: none")]
     before, after = (error_rates.normalise(str(features["texts"][0])) for features in (source, converted))
     value = error_rates.error_rates(before, converted)["cer"]
+    meaning = (
+        "lower is better; compares the English texts recognised in result and source, with recognition errors"
+        " even for clean speech"
+    )
     return [
-        Score(
-            name="Character error rate (CER)",
-            value=_number(value),
-            meaning="lower is better; compares the English texts recognised in result and source, with "
-            "recognition errors even for clean speech",
-        ),
-        Score(name="Recognised in the source", value=before or "nothing", meaning="the recogniser's text"),
-        Score(name="Recognised in the result", value=after or "nothing", meaning="the recogniser's text"),
+        Score("Character error rate (CER)", _number(value), meaning),
+        Score("Recognised in the source", before or "nothing", "the recogniser's text"),
+        Score("Recognised in the result", after or "nothing", "the recogniser's text"),
     ]
 
 
 def _quality(waves: Waves, judges: Judges) -> list[Score]:
     converted, before = (quality.opinions(judges.sound(wave)) for wave in (waves.converted, waves.source))
     meaning = f"from 1 (bad) to 5 (excellent); the source: {before['dnsmos']:.2f}"
-    return [Score(name="Sound quality (DNSMOS)", value=f"{converted['dnsmos']:.2f}", meaning=meaning)]
+    return [Score("Sound quality (DNSMOS)", f"{converted['dnsmos']:.2f}", meaning)]
 
 
 def _pitch(waves: Waves, judges: Judges) -> list[Score]:
     source, output = judges.melody(waves.source), judges.melody(waves.converted)
     target = output if waves.target is None else judges.melody(waves.target)
     compared = pitch.compare(source, output, target)
-    heights = [_hertz(features) for features in (source, output)]
-    scores = [
-        Score(name="Mean pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
-        Score(
-            name="Intonation kept (F0 correlation)",
-            value=_number(compared["f0_correlation"]),
-            meaning="higher is better; 1: same rises and falls as the source",
-        ),
-    ]
+    scores = [Score("Mean pitch", _hertz(output), f"the source's: {_hertz(source)}")]
     if waves.target is not None:
         away = compared["f0_offset"]
         value = "–" if math.isnan(away) else f"{away:+.1f} semitones"
         meaning = f"0 is best unless you shifted the pitch; the target's: {_hertz(target)}"
-        scores.insert(1, Score(name="Pitch above the target's", value=value, meaning=meaning))
-    return scores
+        scores.append(Score("Pitch above the target's", value, meaning))
+    meaning = "higher is better; 1: same rises and falls as the source"
+    return [*scores, Score("Intonation kept (F0 correlation)", _number(compared["f0_correlation"]), meaning)]
 
 
 def _hertz(features: dict) -> str:

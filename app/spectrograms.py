@@ -27,7 +27,6 @@ NO_PITCH = "no pitch found"
 
 
 def compared(source: Path, converted: Path) -> str:
-    """Return the figure of a source file and its conversion."""
     waves = [excerpt(path, 0, round(LONGEST_S * SAMPLE_RATE), SAMPLE_RATE) for path in (source, converted)]
     return figure(*waves)
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from torch import Tensor
 
 from app.conversions import Conversions
 from app.limits import BusyError, FormError, TypeRefusedError
 from engine.user_error import UserError
+from w2w.converter import Voice
 from w2w.gallery.named import find
 
 MOST_PARTS = 64
@@ -69,7 +68,6 @@ def _wrong_part(name: str, files: frozenset[str], fields: frozenset[str]) -> str
     return f"the form has a field {name[:40]!r}, which is none of: {', '.join(sorted(files | fields))}"
 
 
-Voice = Float[Tensor, "1 dim"]
 RATES = range(8_000, 192_001)
 """Sample rates of results in Hz."""
 

@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Parse the command line."""
     arguments = Arguments.described_by("examples.demo", __doc__)
     option = arguments.add_argument
     option("--out", default="demo", help="output folder (default demo)")

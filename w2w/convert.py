@@ -24,9 +24,8 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import Writer, blocks, excerpt, info
@@ -37,13 +36,12 @@ from data.audio.resampling import resampled_length, resampled_pieces
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
-from w2w.converter import BLOCK_S, Converter
+from w2w.converter import BLOCK_S, Converter, Voice
+from w2w.networks.wave_network import MOST_SEMITONES
 from w2w.recording import HEARD_S
-from w2w.stream import MOST_SEMITONES
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 
-Voice = Float[Tensor, "1 dim"]
 SHORTEST_S = 0.01
 """Shortest source in seconds: one hop."""
 READ_SAMPLES = 1 << 18
@@ -63,15 +61,6 @@ class Job:
     @property
     def seconds(self) -> float:
         return self.samples / self.sample_rate
-
-
-def examine(pairs: Sequence[tuple[Path, Path]], left_out: list[str]) -> list[Job]:
-    """Jobs for all sources that can be converted; reasons for the others are added to ``left_out``."""
-    jobs = []
-    for source, out in tqdm(pairs, desc="checking", unit="file", delay=2.0, leave=False, disable=None):
-        with leaving_out(left_out):
-            jobs.append(job_of(source, out))
-    return jobs
 
 
 def job_of(source: Path, out: Path) -> Job:
@@ -103,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     voice = chosen(args, voices)
     seen = [Path(args.picture)] if args.picture else []
     protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.files, *seen])
-    jobs = examine(pairs, left_out)
+    jobs = []
+    for source, out in tqdm(pairs, desc="checking", unit="file", delay=2.0, leave=False, disable=None):
+        with leaving_out(left_out):
+            jobs.append(job_of(source, out))
     if jobs:
         note_replaced(args.out)
 
@@ -127,37 +119,20 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse the command line, and check the options as far as possible without reading files."""
     arguments = Arguments.described_by("w2w.convert", __doc__)
     option = arguments.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     option("source", metavar="SOURCE", nargs="+", help="file or folder to convert")
-    option(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder to write; for a single source also a file (.wav, .flac, ...)",
-    )
+    out = "folder to write; for a single source also a file (.wav, .flac, ...)"
+    option("--out", type=Path, required=True, help=out)
     option("--overwrite", action="store_true", help="replace existing files in the folder")
     option("--voice", metavar="NAME", help="a voice that `timbre voices` lists")
-    option(
-        "--reference",
-        nargs="+",
-        action="extend",
-        metavar="REF",
-        help="speech of the target voice: files or folders, averaged",
-    )
-    option(
-        "--blend",
-        nargs="+",
-        action="extend",
-        metavar="VOICE:WEIGHT",
-        help="weighted mean of voices; VOICE: file, folder, speaker or name",
-    )
+    reference = "speech of the target voice: files or folders, averaged"
+    option("--reference", **several, metavar="REF", help=reference)
+    blend = "weighted mean of voices; VOICE: file, folder, speaker or name"
+    option("--blend", **several, metavar="VOICE:WEIGHT", help=blend)
     option("--speaker", metavar="NAME", help="target voice: a speaker of --data")
     option("--data", metavar="MANIFEST", help="manifest, or folder with a folder per speaker")
-    option(
-        "--fit-steps",
-        type=int,
-        metavar="N",
-        help="steps of fitting a voice to its recordings (default 100: about ten seconds; 0: none)",
-    )
+    steps = "steps of fitting a voice to its recordings (default 100: about ten seconds; 0: none)"
+    option("--fit-steps", type=int, metavar="N", help=steps)
     option("--text", metavar="WORDS", help='voice from a description: "an old man, low and rough"')
     option("--picture", metavar="FILE", help="voice that fits a picture")
     option("--variety", type=float, metavar="AMOUNT", help="randomness of that voice: 0 (default) to 2")
@@ -165,17 +140,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--words", metavar="FOLDER", help="the converter's tie to words (default: next to its weights)")
     option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="shift relative to the voice's mean")
     option("--rate", metavar="HZ", help="output rate: a number, or 'source' (default: the converter's)")
-    option(
-        "--checkpoint",
-        metavar="FOLDER",
-        help="exported converter, or hub:owner/name (default: the released one)",
-    )
-    option(
-        "--no-watermark",
-        dest="watermark",
-        action="store_false",
-        help="leave the inaudible watermark out of the files",
-    )
+    checkpoint = "exported converter, or hub:owner/name (default: the released one)"
+    option("--checkpoint", metavar="FOLDER", help=checkpoint)
+    unmarked = "leave the inaudible watermark out of the files"
+    option("--no-watermark", dest="watermark", action="store_false", help=unmarked)
     option("--vocoder", metavar="V", help="for a converter of mels: released, griffin_lim, a folder or a run")
     args = arguments.parse_args(argv)
     sources = ("voice", "reference", "blend", "speaker", "text", "picture")

@@ -103,7 +103,7 @@ def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
     Measure the effect: beyond about 1.5, voices become caricatures.
     """
     converter = Converter(network)
-    first = {row.speaker or str(row.path): row.path for row in reversed(split_rows(data, "train"))}
+    first = {row.speaker or row.path: row.path for row in reversed(split_rows(data, "train"))}
     voices = [
         converter.embed(load(path, converter.sample_rate), names=[str(path)])
         for path in tqdm(first.values(), desc="embedding voices", unit="voice")

@@ -46,7 +46,7 @@ class Published(ModelHubMixin, **ABOUT):
                 f"{self.folder} has no {CARD}: write a card first, with its training speech, consent,"
                 " scores and known failures"
             )
-        for file in files_of(self.folder):
+        for file in (file for part in PARTS for file in self.folder.glob(part) if file.is_file()):
             copy = save_directory / file.relative_to(self.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
@@ -62,10 +62,6 @@ class Published(ModelHubMixin, **ABOUT):
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Published":
         return cls(download(model_id, local_files_only=bool(options.get("local_files_only"))))
-
-
-def files_of(folder: Path) -> list[Path]:
-    return sorted(file for part in PARTS for file in folder.glob(part) if file.is_file())
 
 
 def write_sums(folder: Path) -> None:

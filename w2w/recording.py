@@ -34,12 +34,8 @@ def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
         raise UserError(
             f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better several seconds"
         )
-    if not audible(wave, sample_rate):
+    if float(_powers(wave, sample_rate).max()) < 10 ** (SILENCE_DB / 10):
         raise UserError(f"{name} is silent; a voice cannot be taken from silence")
-
-
-def audible(wave: Wave, sample_rate: int) -> bool:
-    return float(_powers(wave, sample_rate).max()) >= 10 ** (SILENCE_DB / 10)
 
 
 def parts(clip: Wave, sample_rate: int) -> list[tuple[Wave, float]]:

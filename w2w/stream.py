@@ -8,12 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio.checking import check_floats, check_number
+from data.audio.checking import check_floats
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
-from w2w.networks.wave_network import MOST_SEMITONES, Engine, WaveNetwork
-
-Voice = Float[Tensor, "batch dim"]
+from w2w.networks.wave_network import Engine, Voice, Wave, WaveNetwork, check_voice
 
 
 class VoiceRamp(NamedTuple):
@@ -54,7 +52,6 @@ class VoiceRamp(NamedTuple):
         return max(math.ceil((self.began + self.lasts - place) / hop) - 1, 0)
 
 
-Wave = Float[Tensor, "batch 1 samples"]
 Ready = Float[Tensor, "batch 1 ready"]
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
@@ -109,7 +106,8 @@ class Stream:
                 f"sample_rate={sample_rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz, or the"
                 f" converter's own, {rate} Hz"
             )
-        self.network, self.engine = network, network if engine is None else engine
+        self.network = network
+        self.engine: Any = network if engine is None else engine  # a network that streams is an engine
         self.voice, self.semitones = plain(voice), semitones
         self.chunk_samples, self.hop = chunk_samples, network.hop
         common = math.gcd(self.sample_rate, rate)
@@ -215,11 +213,8 @@ class Stream:
                 f"the new voice has shape {tuple(voice.shape)}, the stream's is "
                 f"{tuple(state.ramp.end.shape)}: embed it with the same converter"
             )
-        if voice is not None and not bool(torch.isfinite(voice).all()):
-            raise UserError("the new voice holds NaN or infinite numbers: embed it from a recording again")
-        check_number(semitones or 0.0, "semitones", MOST_SEMITONES)
-        if semitones and not self.network.moves_pitch:
-            raise UserError("this converter cannot move the pitch: leave the semitones out")
+        for row in (state.ramp.end if voice is None else voice).split(1):
+            check_voice(self.network, row, semitones or 0.0)
         place = state.n_in * self.up / self.down
         lasts = over_ms / 1000.0 * self.network.sample_rate
         voice = None if voice is None else plain(voice.to(state.ramp.end))

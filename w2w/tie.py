@@ -10,6 +10,7 @@ frozen. By default the tie is written to ``words`` in the converter's folder, wh
 ``Converter.from_pretrained`` and ``python -m w2w.convert --text`` find it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from w2w.words.known_voices import (
     embed_recordings,
     joined,
     probes_from,
+    speaker_of,
 )
 from w2w.words.network import WordsConfig, WordsNetwork
 from w2w.words.tied import FOLDER, Tie, voices_key
@@ -50,15 +52,10 @@ MOST_OF_ONE = 6
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("w2w.tie", __doc__)
     option = parser.add_argument
-    option(
-        "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
-    )
-    option(
-        "--towers",
-        required=True,
-        metavar="CLIP",
-        help="folder with open_clip_config.json, or open_clip's name",
-    )
+    converter = "exported converter (default: the released)"
+    option("--converter", default="released", metavar="FOLDER", help=converter)
+    towers = "folder with open_clip_config.json, or open_clip's name"
+    option("--towers", required=True, metavar="CLIP", help=towers)
     option("--pretrained", default="openai", metavar="TAG", help="weights of a named CLIP (default openai)")
     option("--data", required=True, metavar="SPEECH", help="manifest or folder of speech")
     option("--split", default="train", help="rows of the manifest to use (default train)")
@@ -86,12 +83,12 @@ def train_and_held_out(
     converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0
 ) -> tuple[KnownVoices, KnownVoices]:
     """Training and held-out voices, of disjoint speakers, measured on the converter's output with them."""
-    speakers = sorted({row.speaker or str(row.path) for row in rows})
+    speakers = sorted({speaker_of(row) for row in rows})
     rng = np.random.default_rng([seed, 5])
     rows = few_of_each(rows)
     held_out_speakers = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
-    train = [row for row in rows if (row.speaker or str(row.path)) not in held_out_speakers]
-    held_out = [row for row in rows if (row.speaker or str(row.path)) in held_out_speakers]
+    train = [row for row in rows if speaker_of(row) not in held_out_speakers]
+    held_out = [row for row in rows if speaker_of(row) in held_out_speakers]
     if not train or not held_out:
         raise UserError(f"{len(speakers)} speakers are too few to learn words from: give at least 4")
     recorded = embed_recordings(converter, train)
@@ -113,12 +110,11 @@ def train_and_held_out(
 
 def few_of_each(rows: Sequence[Row]) -> list[Row]:
     """The first recordings of each speaker."""
-    count: dict[str, int] = {}
+    count = Counter[str]()
     kept = []
     for row in rows:
-        name = row.speaker or str(row.path)
-        count[name] = count.get(name, 0) + 1
-        if count[name] <= MOST_OF_ONE:
+        count[speaker_of(row)] += 1
+        if count[speaker_of(row)] <= MOST_OF_ONE:
             kept.append(row)
     return kept
 

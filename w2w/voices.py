@@ -14,11 +14,10 @@ from data.audio import audio_files, excerpt
 from data.manifest import rows_from
 from engine.outcome import leaving_out
 from engine.user_error import UserError
-from w2w.converter import Converter
+from w2w.converter import Converter, Voice
 from w2w.recording import FITTED_S, richest
 
 Wave = Float[Tensor, "1 1 _"]
-Voice = Float[Tensor, "1 dim"]
 MOST_STEPS = 10_000
 HEARD_S = 900.0
 """Seconds of each reference that are used, from its beginning."""

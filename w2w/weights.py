@@ -1,8 +1,10 @@
 """Find and read a converter's weights: in a folder, a training run, on the hub, or in this package."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -92,12 +94,20 @@ def run_checkpoint(run: Path) -> Path:
 
 
 def begin_from(modules: Mapping[str, nn.Module], run: Path, *, without: Sequence[str] = ()) -> None:
-    """Fill networks from another run's newest checkpoint, except those in ``without``."""
+    """Fill networks from another run's newest checkpoint, except those in ``without``.
+
+    A converter in it may lack the F0 tracker, whose present weights then stay.
+    """
     checkpoint = run_checkpoint(run)
     for name, module in modules.items():
         if name not in without:
             path = checkpoint / f"{name}.safetensors"
-            fill(module, load_weights(path), path)
+            fill(module, pitch_tracker(module) | load_weights(path), path)
+
+
+def pitch_tracker(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network's F0 tracker, for stored weights without one."""
+    return {name: value for name, value in module.state_dict().items() if name.startswith("style.pitch.")}
 
 
 def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
@@ -108,11 +118,60 @@ def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
         stored = None  # `load_export` raises the error
     if not (isinstance(stored, dict) and ("frame_ms" in stored or "n_mels" in stored)):
         return load_export(folder, ConverterConfig)
-    from w2w.earlier import upgraded_config, upgraded_state
-
     path = folder / "config.json"
     config = from_json(ConverterConfig, json.dumps(upgraded_config(stored)), str(path))
     state = load_weights(folder / "model.safetensors")
     if "decoder.ask.weight" not in state:
         raise UserError(f"{folder / 'model.safetensors'} does not hold the converter of {path}")
     return config, upgraded_state(state, config.content.dim)
+
+
+RENAMED = {
+    "decoder.ask.": "decoder.token_query.",
+    "decoder.whole.": "decoder.voice_summary.",
+    "decoder.tint.": "decoder.style_bias.",
+    "usual_pitch.": "mean_log_f0.",
+}
+"""Prefixes of such a converter's parameter names, from old to new."""
+
+
+def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Upgrade the config of a converter from before levels were relative.
+
+    It has neither refiner nor pitch predictor.
+    """
+    content, decoder = dict(config.get("content", {})), dict(config.get("decoder", {}))
+    gone = {
+        "content.frontend": content.pop("frontend", "mel"),
+        "decoder.head": decoder.pop("head", "harmonic"),
+        "decoder.norm": decoder.pop("norm", "film"),
+    }
+    for (name, value), supported in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
+        if value not in supported:
+            raise UserError(f"this converter has {name} {value!r}, no longer supported: train it again")
+    trunk, layer = content.pop("trunk", None), content.pop("trunk_layer", 0)
+    earlier = {"n_channels": 176, "n_blocks": 6, "dim": 12, "time_constant": 200.0} | content
+    fixed = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
+    sizes = {"hop_ms": "frame_ms", "window_ms": "window_ms", "n_mels": "n_mels"}
+    fixed |= {now: config[then] for now, then in sizes.items() if then in config}
+    unchanged = ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style")
+    same = {name: config[name] for name in unchanged if name in config}
+    return same | {
+        "pitch_predictor": False,
+        "content": earlier | fixed,
+        "trunk": trunk and trunk | {"layer": layer},
+        "decoder": {"n_channels": 224, "n_blocks": 8} | decoder | {"refiner": None},
+    }
+
+
+def upgraded_state(state: dict[str, Tensor], content_dim: int) -> dict[str, Tensor]:
+    """Rename parameters and rescale the decoder's stem: codes had unit length, now mean square 1."""
+    renamed = {}
+    for name, tensor in state.items():
+        for then, now in RENAMED.items():
+            if name.startswith(then):
+                name = now + name.removeprefix(then)
+        renamed[name] = tensor
+    stem = renamed["decoder.stem.weight"].clone()
+    stem[:, :content_dim] /= math.sqrt(content_dim)
+    return renamed | {"decoder.stem.weight": stem}

@@ -51,7 +51,7 @@ async (address) => {
 
 @pytest.fixture(scope="module")
 def files(buzz, tmp_path_factory):
-    """Recordings as people have them, good and bad."""
+    """Usable and unusable recordings."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("recordings")
     low, high = (row[None] for row in buzz(round(6.0 * RATE)))
@@ -103,7 +103,7 @@ def browser(server):  # whose event loop starts first
 
 
 class Visitor:
-    """Someone who shares nothing with other visitors; remembers every host the browser asked."""
+    """An isolated browser session that records every requested host."""
 
     def __init__(self, browser, address: str) -> None:
         self.context = browser.new_context(permissions=["microphone"])
@@ -126,7 +126,7 @@ class Visitor:
         self.page.wait_for_selector(f"#{place} input[type=file]", state="detached")
 
     def bring_voice(self, path) -> None:
-        """Speak with a recording's voice, which is one's own to use."""
+        """Choose a recording's voice and confirm consent."""
         self.page.get_by_label("From recordings").check()
         self.give("reference", path)
 
@@ -143,7 +143,7 @@ class Visitor:
         return link.get_attribute("href")
 
     def message(self) -> str:
-        """What the page complains of."""
+        """The page's error message."""
         return self.page.wait_for_selector(".toast-body").inner_text()
 
     def hosts(self) -> set[str | None]:
@@ -157,7 +157,7 @@ def visitor(browser, server):
 
 
 def test_upload_convert_and_listen(visitor, files):
-    """The result plays to its end, is as long as the source, and no other host was asked for anything."""
+    """The result plays to its end and is as long as the source; no other host is contacted."""
     visitor.give("source", files.source)
     visitor.bring_voice(files.voice)
     visitor.agree()
@@ -173,7 +173,7 @@ def test_upload_convert_and_listen(visitor, files):
     assert visitor.hosts() == {"127.0.0.1"}
 
 
-def test_one_click_makes_a_sound_on_a_phone_too(visitor):
+def test_one_click_converts_on_a_phone(visitor):
     visitor.page.set_viewport_size({"width": 390, "height": 844})
     visitor.convert()
     duration, played = visitor.page.evaluate(PLAY, visitor.result())
@@ -185,7 +185,7 @@ def test_one_click_makes_a_sound_on_a_phone_too(visitor):
         assert visitor.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_what_is_wrong_is_told_of_in_the_page(visitor, server, files):
+def test_errors_are_shown_on_the_page(visitor, server, files):
     """Bad files, channels that cancel, and a voice without consent."""
     for name, words in (
         ("letter", "letter.wav is not audio"),
@@ -206,7 +206,7 @@ def test_what_is_wrong_is_told_of_in_the_page(visitor, server, files):
     assert not visitor.page.locator("#picture svg").count()
 
 
-def test_two_at_once_each_get_their_own(browser, server, files):
+def test_concurrent_sessions_get_their_own_results(browser, server, files):
     sources = (files.source, files.other)
     with Visitor(browser, server.address) as one, Visitor(browser, server.address) as other:
         for visitor, source in zip((one, other), sources):
@@ -219,8 +219,8 @@ def test_two_at_once_each_get_their_own(browser, server, files):
     assert durations == pytest.approx([info(source).duration for source in sources], abs=0.010)
 
 
-def test_sounds_that_a_browser_takes_for_films_are_converted(visitor, files, tmp_path):
-    """What else recorders write, the server's own tests convert."""
+def test_audio_with_a_video_mime_type_is_converted(visitor, files, tmp_path):
+    """Other formats are converted in the server's tests."""
     wave = load(files.source)
     for name in ("stereo.webm", "film.mp4"):
         channels, rate, *coding = RECORDERS[name]
@@ -234,8 +234,8 @@ def test_sounds_that_a_browser_takes_for_films_are_converted(visitor, files, tmp
         visitor.page.locator("#source button[aria-label=Clear]").click()
 
 
-def test_who_stops_or_leaves_gives_the_place_to_the_next(server, visitor, files, monkeypatch):
-    """A conversion that would never end is ended by the button, and by the visitor's leaving."""
+def test_stopping_or_leaving_frees_the_queue(server, visitor, files, monkeypatch):
+    """An endless conversion is ended by the stop button and by closing the page."""
     waits = []
 
     def endless(*args, done, **options):
@@ -267,7 +267,7 @@ def test_who_stops_or_leaves_gives_the_place_to_the_next(server, visitor, files,
 
 
 @pytest.mark.slow
-def test_speaking_live_is_heard_without_holes(visitor, files):
+def test_live_output_has_no_gaps(visitor, files):
     for attempt in range(4):  # the page's recorder is loaded late, and a click before that is lost
         visitor.bring_voice(files.voice)
         visitor.agree()

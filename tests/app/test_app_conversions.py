@@ -1,4 +1,4 @@
-"""What page and HTTP interface share: limits, the line, results by file, folders that are gone at the end."""
+"""What the page and the HTTP interface share: limits, the job queue, results as files, temporary folders."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def speech(buzz, tmp_path):
     return path
 
 
-def test_a_blend_is_the_converters_own(conversions, speech, buzz, tmp_path):
+def test_blend_equals_the_converters_blend(conversions, speech, buzz, tmp_path):
     save(other := tmp_path / "her.wav", buzz(12_000, f0=(220.0,)), 16_000)
     voices = [conversions.voice([path]) for path in (speech, other)]
     torch.testing.assert_close(conversions.voice([speech, other]), (voices[0] + voices[1]) / 2)
@@ -43,13 +43,13 @@ def test_a_blend_is_the_converters_own(conversions, speech, buzz, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [None, 0, 44_100])
-def test_a_result_is_as_long_as_its_source(conversions, speech, rate):
+def test_result_is_as_long_as_its_source(conversions, speech, rate):
     result = info(conversions.convert(speech, conversions.voice([speech]), rate=rate))
     assert result.sample_rate == (rate or 16_000)
     assert result.samples == result.sample_rate
 
 
-def test_the_mark_is_left_out_when_asked(tiny, tmp_path, speech):
+def test_watermark_can_be_disabled(tiny, tmp_path, speech):
     converter = Converter(ConverterNetwork(tiny()))
     waves = []
     for marked in (True, False):
@@ -58,14 +58,14 @@ def test_the_mark_is_left_out_when_asked(tiny, tmp_path, speech):
     assert np.abs(waves[0] - waves[1]).max() > 1 / 32_768
 
 
-def test_complaints_name_files_never_folders(conversions, tmp_path):
+def test_errors_name_files_without_folders(conversions, tmp_path):
     (wrong := tmp_path / "private.wav").write_bytes(b"words, not sounds")
     with pytest.raises(UserError, match=r"^private\.wav is not audio") as told:
         conversions.voice([wrong])
     assert str(tmp_path) not in str(told.value)
 
 
-def test_who_stops_a_conversion_leaves_nothing(conversions, speech, tmp_path):
+def test_stopped_conversion_leaves_no_file(conversions, speech, tmp_path):
     def stop(seconds):
         raise InterruptedError
 
@@ -77,7 +77,7 @@ def test_who_stops_a_conversion_leaves_nothing(conversions, speech, tmp_path):
 
 @settings(deadline=None)
 @given(seconds=st.floats(1.0, 4.0), kind=st.sampled_from(["wav", "flac", "ogg"]))
-def test_a_recording_is_measured_to_the_limit(tmp_path_factory, seconds, kind):
+def test_recording_is_decoded_only_up_to_the_limit(tmp_path_factory, seconds, kind):
     path = tmp_path_factory.mktemp("long") / f"sound.{kind}"
     wave = np.random.default_rng(0).normal(0, 0.1, round(8_000 * seconds))
     soundfile.write(path, wave, 8_000)
@@ -88,7 +88,7 @@ def test_a_recording_is_measured_to_the_limit(tmp_path_factory, seconds, kind):
         assert Limits(max_seconds=2.0).measure(path).samples == len(wave)
 
 
-def test_the_page_may_not_hand_over_more_than_is_allowed(speech):
+def test_file_size_is_limited(speech):
     with pytest.raises(TooMuchError, match=r"more than the 0\.02 MB"):
         Limits(max_mb=0.02).measure(speech)
 
@@ -99,7 +99,7 @@ def test_limits_that_allow_nothing_are_refused(wrong):
         Limits(**wrong)
 
 
-def test_first_come_first_served_and_no_more_than_there_are_places():
+def test_job_queue_is_fifo_and_bounded():
     queue, go, done = JobQueue(workers=1, capacity=3), threading.Event(), []
     futures = [queue.submit(go.wait), *(queue.submit(lambda n=n: done.append(n)) for n in range(3))]
     assert queue.waiting == 3
@@ -113,13 +113,13 @@ def test_first_come_first_served_and_no_more_than_there_are_places():
     assert done == [0, 2, 3]
 
 
-def test_a_job_that_asks_for_another_does_not_wait_for_itself():
+def test_nested_job_runs_at_once():
     queue = JobQueue(workers=1, capacity=0)
     assert queue.run(lambda: queue.run(lambda: torch.get_num_threads())) == 1
     queue.close()
 
 
-def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path):
+def test_folders_of_dead_servers_are_deleted_those_of_running_ones_kept(tmp_path):
     with private_folder(tmp_path) as living:
         (dead := tmp_path / f"{PREFIX}dead").mkdir()
         (dead / LOCK).touch()
@@ -133,7 +133,7 @@ def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path
     assert not living.exists()
 
 
-def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
+def test_old_files_are_deleted_and_new_ones_kept(tmp_path):
     (old := tmp_path / "page" / "tmp1").parent.mkdir()
     (new := tmp_path / "page" / "tmp2").touch()
     old.touch()
@@ -143,7 +143,7 @@ def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
     assert not old.exists()
 
 
-def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
+def test_folder_of_a_killed_server_is_deleted_by_the_next(tmp_path):
     ready, told = os.pipe()
     if not (child := os.fork()):
         try:
@@ -171,7 +171,7 @@ def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
         (["--quue", "3"], "did you mean --queue"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_sentence(options, sentence, capsys):
+def test_wrong_options_are_refused_in_one_sentence(options, sentence, capsys):
     from app.__main__ import main
 
     with pytest.raises(SystemExit) as end:
@@ -180,7 +180,7 @@ def test_a_wrong_option_is_told_in_one_sentence(options, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_told(capsys):
+def test_occupied_port_is_reported(capsys):
     from app.__main__ import bind, main
 
     with bind("127.0.0.1", 0) as door, pytest.raises(SystemExit):

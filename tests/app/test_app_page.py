@@ -1,4 +1,4 @@
-"""The page without a browser: its picture, its scores, the voice it asks for, and speaking live."""
+"""The page without a browser: figure, scores, voice panel, live conversion."""
 
 import asyncio
 import xml.etree.ElementTree as ElementTree
@@ -57,7 +57,7 @@ def points(svg, kind):
     return [tuple(map(float, point.split(","))) for line in lines for point in line.get("points").split()]
 
 
-def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
+def test_figure_shows_the_pitch_as_curve_and_number(buzz):
     low, high = buzz(RATE, f0=(110.0, 220.0))
     figure: Any = ElementTree.fromstring(spectrograms.figure(low[None], high[None]))
     assert "source 110 Hz" in figure.findtext("figcaption")
@@ -69,19 +69,19 @@ def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
 
 
 @pytest.mark.parametrize("samples", [1, 700, 31 * RATE])
-def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
+def test_figure_is_drawn_for_any_length_and_for_silence(samples):
     wave = torch.zeros(1, 1, min(samples, round(spectrograms.LONGEST_S * RATE)))
     figure: Any = ElementTree.fromstring(spectrograms.figure(wave, wave))
     assert spectrograms.NO_PITCH in figure.findtext("figcaption")
 
 
-def test_leaps_are_not_joined():
+def test_pitch_jumps_interrupt_the_curve():
     curve = np.array([100.0, 101, 102, 200, 202, np.nan, 150, np.nan, 90, 91])
     assert spectrograms.voiced_runs(curve) == [range(0, 3), range(3, 5), range(8, 10)]
 
 
 class Judge:
-    """Hears the level and how many samples there are."""
+    """A judge that returns the level and the number of samples."""
 
     name, english_only = "judge", False
     kind = "fake"
@@ -108,7 +108,7 @@ class Missing(Judge):
         raise UserError("this needs more: pip install more")
 
 
-def test_scores_of_a_copy_say_that_nothing_changed(recordings):
+def test_scores_of_a_copy_show_no_change(recordings):
     low, high = recordings
     judges = Judges(voice=Judge(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = {line.name: line.value for line in score(low, low, high, judges=judges)}
@@ -119,14 +119,14 @@ def test_scores_of_a_copy_say_that_nothing_changed(recordings):
     assert lines["Recognised in the source"] == "hello there"
 
 
-def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(recordings):
+def test_missing_judge_names_its_install_command_and_others_still_score(recordings):
     judges = Judges(voice=Missing(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = score(recordings[0], recordings[1], None, judges=judges)
     assert lines[0].meaning == "this needs more: pip install more"
     assert "3.21" in table(lines, 1.0)
 
 
-def test_a_table_shows_what_was_heard_as_text():
+def test_score_table_escapes_html():
     row = Score(name="Heard", value="<script>", meaning="a & b")
     shown = table([row], 99.0)
     assert "&lt;script&gt;" in shown
@@ -134,7 +134,7 @@ def test_a_table_shows_what_was_heard_as_text():
     assert "the first 30 s" in shown
 
 
-def test_a_blend_lies_between_its_voices(conversions, recordings):
+def test_blend_lies_between_its_voices(conversions, recordings):
     low, high = recordings
     pure = [asked(path).voice(conversions) for path in recordings]
     blended = asked(low, second=str(high), share=25.0).voice(conversions)
@@ -142,7 +142,7 @@ def test_a_blend_lies_between_its_voices(conversions, recordings):
     torch.testing.assert_close(asked(low, second=str(high), share=0.0).voice(conversions), pure[0])
 
 
-def test_a_named_voice_needs_no_consent_but_a_second_one_s_does(conversions, recordings):
+def test_named_voice_needs_no_consent_but_a_second_voice_does(conversions, recordings):
     voice = Wanted(kind=NAMED, name="ada").voice(conversions)
     torch.testing.assert_close(voice, conversions.converter.voice("ada"))
     with pytest.raises(UserError, match="tick"):
@@ -163,7 +163,7 @@ def test_further_recordings_are_averaged(conversions, recordings):
         (Wanted(kind=WORDS, agreed=True), "describe"),
     ],
 )
-def test_what_is_lacking_is_asked_for(conversions, wanted, words):
+def test_missing_input_is_requested(conversions, wanted, words):
     with pytest.raises(UserError, match=words):
         wanted.voice(conversions)
 
@@ -173,7 +173,7 @@ def test_fields_are_read_as_the_browser_sends_them():
     assert wanted == Wanted(reference="a.wav", share=50.0, pitch=-3.0, agreed=True)
 
 
-def test_complaints_name_the_file_but_not_its_folder(tmp_path):
+def test_page_errors_name_files_without_folders(tmp_path):
     bad = tmp_path / "<b>bad.wav"
     bad.write_bytes(b"nothing")
     with pytest.raises(gr.Error) as shown, show_errors("Not converted", [str(bad)]):
@@ -182,7 +182,7 @@ def test_complaints_name_the_file_but_not_its_folder(tmp_path):
     assert "&lt;b&gt;bad.wav" in shown.value.message
 
 
-def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
+def test_inverted_channel_is_reported(recordings, tmp_path):
     wave = load(recordings[0])
     odd = tmp_path / "inverted.wav"
     with Writer(odd, RATE, channels=2) as writer:
@@ -193,13 +193,13 @@ def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
     assert remarks(recordings[0]) == []
 
 
-def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
+def test_deleted_recording_is_requested_again(tmp_path):
     assert "choose it again" in error_text(UserError("is no file"), [str(tmp_path / "gone.wav")])
 
 
 @settings(deadline=None, max_examples=8)
 @given(cuts=st.lists(st.integers(0, 5000), max_size=6))
-def test_speaking_live_equals_the_conversion_of_the_whole(conversions, recordings, cuts):
+def test_live_conversion_equals_offline_conversion(conversions, recordings, cuts):
     source, wanted = load(recordings[1])[..., :5000], asked(recordings[0], pitch=2.0)
     live = live_tab.begin(conversions, wanted, RATE)
     said = [live.convert(source[..., a:b]) for a, b in pairwise(sorted([0, 5000, *cuts]))]
@@ -208,7 +208,7 @@ def test_speaking_live_equals_the_conversion_of_the_whole(conversions, recording
     torch.testing.assert_close(torch.cat(said, dim=-1), expected, rtol=0, atol=1e-5)
 
 
-def test_another_voice_is_glided_to_while_speaking(conversions, recordings):
+def test_live_voice_change_glides(conversions, recordings):
     low, high = recordings
     source = load(low)
     live = live_tab.begin(conversions, asked(low), RATE)
@@ -219,7 +219,7 @@ def test_another_voice_is_glided_to_while_speaking(conversions, recordings):
     torch.testing.assert_close(live.stream.state.ramp.end, asked(high).voice(conversions))
 
 
-def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):
+def test_refused_settings_keep_the_previous_voice(conversions, recordings):
     live, wish = live_tab.begin(conversions, asked(recordings[0]), RATE), Wanted()
     with pytest.raises(UserError, match="tick"):
         live_tab.follow(conversions, live, wish)
@@ -227,7 +227,7 @@ def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):
     assert live.convert(load(recordings[1])).shape[-1]
 
 
-def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
+def test_microphone_chunk_files_are_deleted(tmp_path, monkeypatch):
     paths = [tmp_path / str(n) / "audio.wav" for n in range(3)]
     for path in paths:
         path.parent.mkdir()
@@ -248,7 +248,7 @@ async def built(conversions):
     return build_page(conversions)  # while an event loop runs, or gradio makes one and leaves it open
 
 
-def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
+def test_page_offers_only_supported_controls(tiny, tmp_path):
     network = ConverterNetwork(tiny())
     with Conversions(Converter(network), folder=tmp_path) as conversions:
         components = asyncio.run(built(conversions)).blocks.values()
@@ -258,8 +258,8 @@ def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
     assert by_id["microphone"].streaming
 
 
-def test_live_speech_has_a_converter_that_streams(tiny, tmp_path):
-    """Where the page's own needs whole recordings; its voices are then the live one's."""
+def test_live_tab_uses_a_streaming_converter(tiny, tmp_path):
+    """If the page's converter needs whole recordings, the live tab uses another converter and its voices."""
     with Conversions(Converter(ConverterNetwork(tiny("offline"))), folder=tmp_path) as conversions:
         components = asyncio.run(built(conversions)).blocks.values()
         assert any(component.elem_id == "microphone" for component in components)
@@ -272,6 +272,6 @@ def test_live_speech_has_a_converter_that_streams(tiny, tmp_path):
         assert conversions.live is conversions
 
 
-def test_a_converter_without_a_card_says_so(tmp_path):
+def test_missing_model_card_is_reported(tmp_path):
     assert "without a model card" in card_text(tmp_path / "README.md")
     assert "## Misuse" in card_text(None)

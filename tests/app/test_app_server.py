@@ -1,4 +1,4 @@
-"""A real server process answers what is asked of it rightly, and keeps nothing."""
+"""The HTTP interface of a real server process: results, errors, limits, clean-up."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def files(*sources, reference=None):
 
 
 def comes(true) -> bool:
-    """Whether something comes to be true, for which a busy machine may need long."""
+    """Wait until a condition holds; a busy machine may need long."""
     until = time.monotonic() + 60
     while not (found := true()) and time.monotonic() < until:
         time.sleep(0.05)
@@ -54,7 +54,7 @@ def read(answer):
 
 
 @pytest.mark.parametrize(("rate", "kind"), [(None, "wav"), ("source", "flac"), ("48000", "wav")])
-def test_an_answer_is_as_long_as_its_source(client, rate, kind):
+def test_response_is_as_long_as_its_source(client, rate, kind):
     words = {"format": kind} | ({"rate": rate} if rate else {})
     answer = client.post("/api/convert", files=files(tone(1.2345, rate=22_050)), data=words)
     wave, own_rate = read(answer)
@@ -66,7 +66,7 @@ def test_an_answer_is_as_long_as_its_source(client, rate, kind):
     assert len(answer.headers["x-request-id"]) == 12
 
 
-def test_an_answer_is_the_commands_and_bears_the_mark(client, tmp_path):
+def test_response_equals_the_commands_output_and_is_watermarked(client, tmp_path):
     import torch
 
     from w2w.convert import main
@@ -81,7 +81,7 @@ def test_an_answer_is_the_commands_and_bears_the_mark(client, tmp_path):
     assert detect([torch.from_numpy(wave)[None, None]]).marked
 
 
-def test_the_client_of_the_examples_converts(server, tmp_path):
+def test_client_of_the_examples_converts(server, tmp_path):
     (tmp_path / "source.wav").write_bytes(tone(0.7))
     client = Path(__file__).parents[2] / "examples/http_client.py"
     command = [sys.executable, client, "source.wav", "source.wav", "out.wav", "--url", server.url]
@@ -93,7 +93,7 @@ def test_the_client_of_the_examples_converts(server, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDERS)
-def test_what_browsers_phones_and_recorders_write_is_converted(client, tmp_path, name):
+def test_formats_of_browsers_phones_and_recorders_are_converted(client, tmp_path, name):
     channels, rate, *coding = RECORDERS[name]
     wave, _ = soundfile.read(
         BytesIO(tone(1.2, rate=rate, channels=channels)), dtype="float32", always_2d=True
@@ -103,7 +103,7 @@ def test_what_browsers_phones_and_recorders_write_is_converted(client, tmp_path,
     assert abs(len(heard) / own_rate - 1.2) < 0.06
 
 
-def test_a_voice_can_be_used_again(client):
+def test_voice_response_can_be_reused(client):
     heard = client.post("/api/voice", files=files(reference=tone(2.0))).json()
     again = client.post("/api/convert", files=[("source", tone(1.0))], data={"voice": json.dumps(heard)})
     assert again.content == client.post("/api/convert", files=files(tone(1.0), reference=tone(2.0))).content
@@ -138,7 +138,7 @@ REFUSED["silent voice"][2][-1] = ("reference", ("r", tone(1.0)[:44] + bytes(32_0
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_mistake_is_told_in_one_sentence(client, server, case):
+def test_errors_are_one_sentence(client, server, case):
     status, words, sent, fields = REFUSED[case]
     answer = client.post("/api/convert", files=sent, data=fields)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
@@ -157,13 +157,13 @@ def test_other_kinds_of_requests_are_refused(client):
 
 
 @pytest.mark.parametrize(("abuse", "right"), ABUSES.values(), ids=ABUSES)
-def test_abuse_is_answered_and_cleaned_up(server, client, abuse, right):
+def test_abusive_requests_are_refused_and_cleaned_up(server, client, abuse, right):
     assert abuse(server) == right
     assert server.settled() == []
     assert comes(lambda: not client.get("/api/health").json()["working"]), "it works for a client that left"
 
 
-def test_other_sites_may_not_ask_in_a_visitors_name(client, server):
+def test_cross_site_requests_are_refused(client, server):
     stranger = {"origin": "http://elsewhere.example"}
     assert client.post("/api/convert", files=files(tone(0.2)), headers=stranger).status_code == 403
     own = {"origin": server.url}
@@ -171,7 +171,7 @@ def test_other_sites_may_not_ask_in_a_visitors_name(client, server):
     assert client.get("/api/limits", headers={"host": "elsewhere.example"}).status_code == 403
 
 
-def test_many_clients_lose_nothing(server):
+def test_concurrent_clients_all_get_results(server):
     def ask(number):
         seconds = 0.3 + 0.05 * number
         with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -183,7 +183,7 @@ def test_many_clients_lose_nothing(server):
     assert server.settled() == []
 
 
-def test_the_load_benchmark_counts_what_is_lost(server, tmp_path):
+def test_load_benchmark_counts_failures(server, tmp_path):
     for number in range(2):
         (tmp_path / f"{number}.wav").write_bytes(tone(0.5 + number / 10))
     good = sorted(tmp_path.iterdir())
@@ -193,7 +193,7 @@ def test_the_load_benchmark_counts_what_is_lost(server, tmp_path):
     assert len(load(server, [*good, bad], clients=2, seconds=0.5, abuse=False).lost) > 0
 
 
-def test_who_finds_no_place_is_told_when_to_come_again(server, client):
+def test_full_queue_answers_with_retry_after(server, client):
     places = [connected(server) for _ in range(16)]
     for place in places:
         place.sendall(head(1_000))
@@ -211,7 +211,7 @@ def test_who_finds_no_place_is_told_when_to_come_again(server, client):
     assert free, "places are free again when their clients have left"
 
 
-def test_the_manual_needs_no_other_host(client):
+def test_docs_page_loads_nothing_from_other_hosts(client):
     page = client.get("/api/docs").text
     assert "curl" in page
     assert page.count("http") == page.count("http://127.0.0.1:7860")
@@ -220,8 +220,8 @@ def test_the_manual_needs_no_other_host(client):
     assert client.get("/api/limits").json()["max_seconds"] == 10
 
 
-def test_the_server_ends_cleanly_in_the_midst_of_work(server):
-    """Last in this file: it ends the server that the others ask."""
+def test_server_shuts_down_cleanly_during_a_conversion(server):
+    """The last test of this file: it stops the server of the others."""
     working, uploading = connected(server), connected(server)
     body = speech(tone(9.0, form="FLAC"))
     working.sendall(head(len(body)) + body)

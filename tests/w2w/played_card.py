@@ -8,11 +8,11 @@ import numpy as np
 
 
 class PortAudioError(Exception):
-    """As sounddevice's."""
+    """Has the name of sounddevice's class."""
 
 
 class CallbackAbort(Exception):  # noqa: N818 - its name there
-    """As sounddevice's."""
+    """Has the name of sounddevice's class."""
 
 
 class Card:
@@ -41,7 +41,7 @@ class Card:
         self.active = False
 
     def exchange(self, **status):
-        """One block in, one block out, or what of both the stream has."""
+        """Exchange one block of input, of output, or both."""
         source = self.sound.source
         take = np.arange(self.place, self.place + self.block) % len(source)
         heard = np.repeat(source[take][:, None], self.channels[0], axis=1)
@@ -85,7 +85,7 @@ class Loudspeaker(Card):
 
 
 class Sound(ModuleType):
-    """As the sounddevice module on a computer with a microphone and two loudspeakers."""
+    """A stand-in for the sounddevice module with a microphone and two loudspeakers."""
 
     PortAudioError, CallbackAbort = PortAudioError, CallbackAbort
 
@@ -136,7 +136,7 @@ class Sound(ModuleType):
 
 
 def wait_for(truth) -> None:
-    """Until it holds, which may take a busy machine long; two minutes are taken for never."""
+    """Wait until a condition holds, at most two minutes, since machines may be busy."""
     deadline = time.monotonic() + 120
     while not truth() and time.monotonic() < deadline:
         time.sleep(0.001)

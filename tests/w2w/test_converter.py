@@ -1,4 +1,4 @@
-"""The public face: what a voice is made of, how long results are, and where weights may come from."""
+"""The public interface: voices, lengths of results, sources of weights."""
 
 import math
 
@@ -25,7 +25,7 @@ def voice(converter, buzz):
 
 
 @pytest.mark.parametrize("samples", [1, 127, 160, 161, 16_001])
-def test_a_result_is_as_long_as_its_source(converter, voice, samples):
+def test_result_is_as_long_as_its_source(converter, voice, samples):
     assert converter.convert(torch.randn(1, 1, samples) * 0.1, voice).shape == (1, 1, samples)
 
 
@@ -35,20 +35,20 @@ def test_several_clips_give_the_mean_of_their_voices(converter, buzz):
     assert_close(converter.embed(clips), mean)
 
 
-def test_the_last_entry_of_a_voice_is_its_mean_log_f0(converter, buzz):
+def test_last_entry_of_a_voice_is_its_mean_log_f0(converter, buzz):
     assert float(converter.embed(buzz(32_000, f0=(180.0,)))[0, -1]) == pytest.approx(
         math.log(180.0), abs=0.02
     )
 
 
-def test_a_long_clip_is_heard_in_parts_and_its_pauses_are_not(converter, buzz, monkeypatch):
+def test_long_clip_is_embedded_in_parts_without_its_pauses(converter, buzz, monkeypatch):
     monkeypatch.setattr("w2w.recording.LONGEST_S", 1.0)
     spoken = buzz(converter.sample_rate, f0=(140.0,))
     long = torch.cat([spoken, torch.zeros_like(spoken)], dim=-1)
     assert_close(converter.embed(long), converter.embed(spoken))
 
 
-def test_a_click_before_a_long_silence_counts_for_little(converter, buzz, monkeypatch):
+def test_click_before_a_long_silence_has_little_weight(converter, buzz, monkeypatch):
     monkeypatch.setattr("w2w.recording.LONGEST_S", 2.0)
     rate = converter.sample_rate
     spoken, quiet = 0.1 * buzz(2 * rate, f0=(140.0,)), torch.zeros(1, 1, 2 * rate)
@@ -58,7 +58,7 @@ def test_a_click_before_a_long_silence_counts_for_little(converter, buzz, monkey
     assert abs(float(heard[0, -1] - voice[0, -1])) < 0.02
 
 
-def test_a_voice_is_fitted_to_where_there_is_sound(converter, buzz):
+def test_fitting_uses_the_part_with_most_sound(converter, buzz):
     rate = converter.sample_rate
     spoken, silence = buzz(2 * rate, f0=(140.0,)), torch.zeros(1, 1, 3 * rate)
     found = richest(torch.cat([silence, spoken, silence], dim=-1), rate, 2.0)
@@ -66,7 +66,7 @@ def test_a_voice_is_fitted_to_where_there_is_sound(converter, buzz):
     assert richest(spoken, rate, 4.0) is spoken
 
 
-def test_blending_is_a_weighted_mean_whatever_the_weights_sum_to(converter):
+def test_blend_is_the_normalised_weighted_mean(converter):
     one, other = torch.randn(2, 1, converter.config.style.voice_dim)
     blended = converter.blend([one, other], [3.0, 1.0])
     assert_close(blended, 0.75 * one + 0.25 * other)
@@ -74,13 +74,13 @@ def test_blending_is_a_weighted_mean_whatever_the_weights_sum_to(converter):
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -0.5], [math.nan, 1.0], [math.inf, 1.0]])
-def test_weights_that_make_no_mean_are_refused(converter, weights):
+def test_impossible_blend_weights_are_refused(converter, weights):
     voices = list(torch.randn(2, 1, converter.config.style.voice_dim))
     with pytest.raises(UserError, match="blend"):
         converter.blend(voices, weights)
 
 
-def test_semitones_move_the_pitch_by_as_much(tiny, buzz):
+def test_semitones_shift_the_pitch_exactly(tiny, buzz):
     converter = Converter(ConverterNetwork(tiny()))
     # An untrained head is as much noise as voice: turn the noise off, that there be a pitch to find.
     noise = converter.network.decoder.head.bands.bias.chunk(2)[1]
@@ -94,12 +94,12 @@ def test_semitones_move_the_pitch_by_as_much(tiny, buzz):
     assert float(moved[1] - moved[0]) * 12 / math.log(2) == pytest.approx(5.0, abs=0.3)
 
 
-def test_the_same_call_gives_the_same_samples_twice(converter, voice, buzz):
+def test_conversion_is_deterministic(converter, voice, buzz):
     source = buzz(5_000, f0=(200.0,))
     assert torch.equal(converter.convert(source, voice), converter.convert(source, voice))
 
 
-def test_what_is_no_reference_is_refused(converter):
+def test_unusable_references_are_refused(converter):
     for clip, words in [
         (torch.zeros(1, 1, 16_000), "silent"),
         (torch.randn(1, 1, 1), "lasts"),
@@ -114,7 +114,7 @@ def test_what_is_no_reference_is_refused(converter):
         converter.embed(torch.zeros(1, 1, 16_000), names=["her.wav"])
 
 
-def test_an_offline_converter_converts_whole_and_says_that_it_cannot_stream(tiny, buzz):
+def test_offline_converter_converts_whole_and_says_that_it_cannot_stream(tiny, buzz):
     offline = Converter(ConverterNetwork(tiny("offline")))
     source = buzz(4_000, f0=(150.0,))
     voice = offline.embed(source)
@@ -124,7 +124,7 @@ def test_an_offline_converter_converts_whole_and_says_that_it_cannot_stream(tiny
         offline.stream(voice)
 
 
-def test_an_export_is_the_converter_again(converter, voice, buzz, tmp_path):
+def test_export_round_trips(converter, voice, buzz, tmp_path):
     export(tmp_path / "it", converter.config, converter.network)
     again = Converter.from_pretrained(tmp_path / "it")
     source = buzz(3_000, f0=(150.0,))
@@ -132,7 +132,7 @@ def test_an_export_is_the_converter_again(converter, voice, buzz, tmp_path):
     assert not any(parameter.requires_grad for parameter in again.network.parameters())
 
 
-def test_a_run_stands_for_its_export_and_is_told_to_export_first(converter, tmp_path):
+def test_run_folder_resolves_to_its_export(converter, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000004"
     checkpoint.mkdir(parents=True)
     (checkpoint / "progress.json").write_text("{}")
@@ -143,7 +143,7 @@ def test_a_run_stands_for_its_export_and_is_told_to_export_first(converter, tmp_
     assert Converter.from_pretrained(tmp_path / "run").config == converter.config
 
 
-def test_a_path_that_is_missing_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     monkeypatch.setattr("w2w.weights._from_hub", lambda name: pytest.fail(f"the hub was asked for {name}"))
@@ -154,8 +154,8 @@ def test_a_path_that_is_missing_is_not_asked_of_the_hub(tmp_path, monkeypatch):
         Converter.from_pretrained("rnus/voice")
 
 
-def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, voice, buzz):
-    """Low at first, high later: a stream takes the first half for the whole, one who knows does not."""
+def test_known_source_mean_gives_the_right_f0_from_the_start(converter, voice, buzz):
+    """A source that is low at first and high later: only a stream misjudges its mean F0."""
     source = torch.cat([buzz(24_000, f0=(110.0,)), buzz(24_000, f0=(180.0,))], dim=-1)
     known = converter.source_log_f0(source)
     assert known == pytest.approx(math.log(math.sqrt(110.0 * 180.0)), abs=0.05)
@@ -174,12 +174,12 @@ def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, v
     )
 
 
-def test_a_rest_too_short_for_a_frame_does_not_count(converter, buzz):
+def test_remainder_shorter_than_a_frame_is_ignored(converter, buzz):
     known = converter.source_log_f0(buzz(64_000)[:1])
     for rest in (1, 42, 159):
         assert converter.source_log_f0(buzz(64_000 + rest)[:1]) == pytest.approx(known, abs=1e-4)
 
 
-def test_noise_says_nothing_of_a_sources_mean(converter):
+def test_mean_f0_of_noise_is_unknown(converter):
     assert converter.source_log_f0(torch.randn(1, 1, 32_000) * 0.1) is None
     assert converter.source_log_f0(torch.zeros(1, 1, 32_000)) is None

@@ -1,4 +1,4 @@
-"""What is exported speaks as the run did; spreading moves voices away from the mean, and nothing else."""
+"""Exports: spreading of voices, averaging of two runs, refused mistakes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Exported files run without this package, and without torch where they are ONNX; engines are exact."""
+"""Exported files run without this package, ONNX also without torch; the graph cache."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def folder(built, tmp_path) -> Path:
 pytestmark = pytest.mark.usefixtures("graphs_made_once")
 
 
-def test_a_file_is_converted_and_streamed_without_torch(folder, tmp_path, buzz):
+def test_file_is_converted_and_streamed_without_torch(folder, tmp_path, buzz):
     source, reference, out = tmp_path / "me.wav", tmp_path / "her.wav", tmp_path / "out.wav"
     save(source, buzz(16_133)[:1], 16_000)
     save(reference, buzz(16_000)[1:], 16_000)
@@ -63,7 +63,7 @@ def test_a_file_is_converted_and_streamed_without_torch(folder, tmp_path, buzz):
         Exported(source)
 
 
-def test_the_file_says_what_its_user_must_know(folder, tmp_path):
+def test_file_metadata_is_complete(folder, tmp_path):
     graph = tmp_path / "live.onnx"
     main([str(folder), "--format", "onnx", "--chunk-ms", "20", "--out", str(graph)])
     session = onnxruntime.InferenceSession(graph)
@@ -82,7 +82,7 @@ def test_the_file_says_what_its_user_must_know(folder, tmp_path):
     assert session.run(["wave"], feeds)[0].shape == (1, 1, 320)
 
 
-def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
+def test_torch_program_runs_without_this_package(folder, tmp_path, buzz):
     reference, program = tmp_path / "her.wav", tmp_path / "live.pt2"
     save(reference, buzz(16_000)[1:], 16_000)
     main([str(folder), "--format", "torch", "--voice", str(reference), "--out", str(program)])
@@ -101,7 +101,7 @@ def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
         assert_close(made, plain, rtol=0, atol=5e-5)
 
 
-def test_a_graph_is_made_once_and_a_damaged_one_again(built, tmp_path, monkeypatch):
+def test_graph_is_cached_and_a_damaged_one_exported_again(built, tmp_path, monkeypatch):
     network = built()
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("w2w.exported.engine._sessions", {})
@@ -117,7 +117,7 @@ def test_a_graph_is_made_once_and_a_damaged_one_again(built, tmp_path, monkeypat
     assert kept.stat().st_size > 1000
 
 
-def test_no_place_for_a_cache_is_no_harm(built, tmp_path, monkeypatch):
+def test_unwritable_cache_is_no_error(built, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("w2w.exported.engine._sessions", {})

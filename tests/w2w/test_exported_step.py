@@ -1,4 +1,4 @@
-"""The step as a graph is the network's step, exactly, to the last NaN; engines are it for any chunks."""
+"""The exported step and the ONNX engine equal the network's step for any chunks."""
 
 import copy
 import math
@@ -27,25 +27,15 @@ pytestmark = pytest.mark.usefixtures("graphs_made_once")
 KINDS = ["today", "earlier"]
 
 
-def stepped(step: Step):
-    """The step as `difference` runs it."""
-
-    def run(chunk, voice, semitones, state):
-        wave, *after = step(chunk, voice, semitones, *state.values())
-        return wave, dict(zip(state, after))
-
-    return run
-
-
 @pytest.mark.parametrize(("kind", "n_hops"), [("today", 2), ("earlier", 5), ("ahead", 2)])
-def test_the_step_is_the_networks(built, kind, n_hops):
+def test_exported_step_equals_the_networks_step(built, kind, n_hops):
     step = Step(built(kind), n_hops)
-    assert difference(step.network, stepped(step), step.begun, n_hops) < 1e-5
+    assert difference(step, step) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_graph_is_exact_over_speech_silence_and_clipping(built, graphs, kind, monkeypatch):
-    """In float64 where the network is: a last bit of F0 would be heard as phase after seconds."""
+def test_graph_is_exact_over_speech_silence_and_clipping(built, graphs, kind, monkeypatch):
+    """The graph uses float64 where the network does: an error in the last bit of F0 adds up in the phase."""
     network = built(kind)
     OnnxEngine(network, (2,))  # makes the graph
     monkeypatch.setattr("w2w.exported.step.SECONDS", 1.5)
@@ -81,12 +71,12 @@ def test_convolutions_as_products_are_convolutions(options, bias):
     assert_close(product, F.conv1d(*arguments, **rest), rtol=1e-4, atol=1e-5)
 
 
-def test_a_wrong_weight_is_found_by_the_check(built):
+def test_check_detects_a_wrong_weight(built):
     step = Step(built(), 2)
     wrong = copy.deepcopy(step)
     assert wrong.network.decoder.head.bands.bias is not None
     wrong.network.decoder.head.bands.bias.mul_(1.1)
-    found = difference(step.network, stepped(wrong), step.begun, 2)
+    found = difference(step, wrong)
     assert found > MOST
     with pytest.raises(UserError, match="differs from the network"):
         require_equal(found, "the graph")
@@ -95,7 +85,7 @@ def test_a_wrong_weight_is_found_by_the_check(built):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_engine_is_the_network_for_any_steps(built, buzz, kind):
+def test_engine_equals_the_network_for_any_step_sizes(built, buzz, kind):
     network = built(kind)
     engine, wave = OnnxEngine(network, (2,)), buzz(160 * 14)[:1]  # what is left over is the network's own
     voice, state, parts, start = network.style(wave), engine.begin(1), [], 0
@@ -110,7 +100,7 @@ def test_the_engine_is_the_network_for_any_steps(built, buzz, kind):
         assert_close(torch.from_numpy(state[name]), tensor, rtol=1e-4, atol=1e-4)
 
 
-def test_several_sources_and_gradients_are_the_networks_own_work(built, buzz):
+def test_batches_and_gradients_use_the_network_itself(built, buzz):
     network = built()
     engine, waves = OnnxEngine(network, (2,)), buzz(640)
     voices = network.style(buzz(8_000))
@@ -122,7 +112,7 @@ def test_several_sources_and_gradients_are_the_networks_own_work(built, buzz):
 
 
 def test_graphs_of_two_sizes_agree_for_seconds(built, buzz):
-    """What float32 rounds differently with the number of frames must not reach the pitch."""
+    """Float32 rounding that depends on the number of frames must not reach the pitch."""
     network, wave = built(), buzz(16_000 * 6, noise=0.01)[:1]
     voice, made = network.style(wave[..., :16_000]), []
     for size in (1, 2):
@@ -131,7 +121,7 @@ def test_graphs_of_two_sizes_agree_for_seconds(built, buzz):
     assert_close(*made, rtol=0, atol=1e-5)
 
 
-def test_a_stream_by_graphs_equals_the_whole_while_the_voice_and_pitch_change(built, buzz):
+def test_stream_by_graphs_equals_the_whole_while_the_voice_and_pitch_change(built, buzz):
     converter, wave = Converter(built()), buzz(16_000)[:1]
     hers, his = (converter.embed(buzz(8_000)[n : n + 1]) for n in (0, 1))
     made = []
@@ -145,7 +135,7 @@ def test_a_stream_by_graphs_equals_the_whole_while_the_voice_and_pitch_change(bu
     assert_close(*made, rtol=0, atol=1e-5)
 
 
-def test_a_state_may_be_kept_and_resumed_and_does_not_grow(built, buzz):
+def test_state_can_be_resumed_and_does_not_grow(built, buzz):
     network, wave = built(), buzz(480)[:1]
     engine, voice = OnnxEngine(network, (1,)), network.style(buzz(8_000)[:1])
     begun = engine.begin(1)
@@ -158,7 +148,7 @@ def test_a_state_may_be_kept_and_resumed_and_does_not_grow(built, buzz):
     assert all(isinstance(array, np.ndarray) for array in after.values())
 
 
-def test_what_has_no_step_is_refused_in_a_sentence(tiny, built):
+def test_networks_without_an_exportable_step_are_refused(tiny, built):
     with pytest.raises(UserError, match="whole utterance"):
         Step(ConverterNetwork(tiny("offline")), 1)
     with pytest.raises(UserError, match="at least 1"):

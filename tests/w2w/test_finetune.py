@@ -1,4 +1,4 @@
-"""Fine-tuning: a converter comes nearer to one voice, on recordings that it did not learn from."""
+"""Fine-tuning brings a converter nearer to one voice, on held-out recordings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, tiny, buzz):
-    """A converter before and after some steps on one low voice, and recordings of it that were held out."""
+    """A converter before and after some steps on one low voice, and held-out recordings of it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("finetune")
     config = tiny()
@@ -46,18 +46,18 @@ def tuned(tmp_path_factory, tiny, buzz):
 
 
 def distance(converter: Converter, waves: torch.Tensor) -> float:
-    """Between recordings and what the converter makes of them with their own voice."""
+    """Spectral distance between recordings and their reconstruction."""
     made = [converter.convert(wave[None], converter.embed(wave[None])) for wave in waves]
     return float(SpectralDistance(RATE)(torch.cat(made), waves))
 
 
-def test_the_voice_is_rebuilt_better_on_recordings_that_were_held_out(tuned):
+def test_fine_tuning_improves_held_out_recordings(tuned):
     before, after, held_out = tuned
     untuned, better = (distance(Converter.from_pretrained(folder), held_out) for folder in (before, after))
     assert better < 0.9 * untuned
 
 
-def test_the_voice_lies_beside_the_weights_and_is_called_own(tuned):
+def test_export_holds_the_speakers_voice_as_own(tuned):
     before, after, _ = tuned
     converter = Converter.from_pretrained(after)
     assert (after / "voice.safetensors").is_file()
@@ -74,7 +74,7 @@ def mine(folder: Path, converter: Converter) -> list[torch.Tensor]:
     return [load(path, converter.sample_rate) for path in audio_files(folder)]
 
 
-def test_first_weights_whose_f0_tracker_hears_farther_ahead_are_refused():
+def test_initial_weights_with_another_f0_look_ahead_are_refused():
     config, near = PRESETS["files"], PretrainedConfig(pitch="released")
     converter = with_encoders(config.converter, near)
     config = replace(config, init="released", teacher="", converter=converter, pretrained=near)
@@ -82,7 +82,7 @@ def test_first_weights_whose_f0_tracker_hears_farther_ahead_are_refused():
         build(config)
 
 
-def test_the_option_alone_chooses_the_preset(capsys):
+def test_option_alone_chooses_the_preset(capsys):
     config: TrainConfig = cli(PRESETS, default="finetune", argv=["--data.path", "mine"])
     assert config.finetune == "released"
     assert config.optim_converter.lr < PRESETS["small"].optim_converter.lr

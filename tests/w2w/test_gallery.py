@@ -1,4 +1,4 @@
-"""Voices with names: everyone is credited, any converter can speak with them, one's own are kept."""
+"""Named voices: credits, use by any converter, the user's own voices."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def model(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, buzz, model):
-    """A folder to work in, with nobody's own voices yet."""
+    """The working folder, without voices of the user's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIMBRE_VOICES", str(tmp_path / "mine"))
     monkeypatch.setattr("w2w.weights.RELEASED", model)
@@ -37,7 +37,7 @@ def here(tmp_path, monkeypatch, buzz, model):
     return tmp_path
 
 
-def test_everyone_is_credited_and_the_gallery_is_small():
+def test_every_recording_has_source_and_licence_and_the_gallery_is_small():
     for one in (*PEOPLE, *sentences().values()):
         assert one.licence in ("CC BY 4.0", "public domain")
         assert "https://" in one.source
@@ -48,12 +48,12 @@ def test_everyone_is_credited_and_the_gallery_is_small():
         assert voice.portrait.is_file()
 
 
-def test_sentences_are_by_nobody_of_the_voices():
+def test_sentences_are_by_other_speakers_than_the_voices():
     readers = {voice.source.rsplit(", ", 1)[0] for voice in PEOPLE}
     assert not readers & {one.source.rsplit(", ", 1)[0] for one in sentences().values()}
 
 
-def test_a_name_is_its_recordings_and_a_mixture_its_parts(here):
+def test_named_voice_is_its_recordings_mean_or_its_blend(here):
     converter = Converter.from_pretrained()
     ada = find("Ada")
     expected = converter.embed(load(ada.recordings[0], converter.sample_rate))
@@ -64,14 +64,14 @@ def test_a_name_is_its_recordings_and_a_mixture_its_parts(here):
         converter.voice("adda")
 
 
-def test_convert_takes_names_alone_and_in_blends(here):
+def test_convert_accepts_names_alone_and_in_blends(here):
     convert(["me.wav", "--voice", "ada", "--out", "a.wav"])
     convert(["me.wav", "--blend", "ada:1", "her.wav:0", "--out", "b.wav"])
     assert_close(load("a.wav"), load("b.wav"))
     assert info(Path("a.wav")).samples == 12_345
 
 
-def test_one_s_own_voice_is_kept_used_and_forgotten(here, capsys):
+def test_own_voice_can_be_added_used_and_removed(here, capsys):
     command.main(["add", "Mum", "her.wav", "--about", "my mother"])
     (here / "her.wav").rename(here / "gone.wav")
     command.main([])
@@ -84,7 +84,7 @@ def test_one_s_own_voice_is_kept_used_and_forgotten(here, capsys):
     assert not [*(here / "mine").rglob("mum*")]
 
 
-def test_a_preview_leaves_a_sound_and_a_picture_of_each(here):
+def test_preview_writes_audio_and_picture_of_each_voice(here):
     command.main(["preview", "ada", "noor", "--out", "tried"])
     made = {path.name for path in (here / "tried").iterdir()}
     assert made == {"ada.wav", "ada.png", "noor.wav", "noor.png"}

@@ -1,4 +1,4 @@
-"""The head: exact in pieces, no added latency, pulses where F0 says and noise that knows its place."""
+"""The harmonic-plus-noise head: exact in pieces, no latency, pulses at F0, position-addressed noise."""
 
 import math
 from itertools import pairwise
@@ -36,7 +36,7 @@ def test_pieces_equal_the_whole(rate, cuts):
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-5)
 
 
-def test_a_frame_sounds_at_once_and_never_before():
+def test_head_is_causal_and_adds_no_latency():
     layer = HarmonicNoiseHead(WIDTH, 16_000, 160)
     features = torch.randn(1, WIDTH, FRAMES, requires_grad=True)
     wave, _ = layer.step(features, curve(batch=1), layer.begin(1))
@@ -47,7 +47,7 @@ def test_a_frame_sounds_at_once_and_never_before():
         assert not heard[..., frame + 1 :].any()
 
 
-def test_sharpness_deepens_formants_of_what_is_converted_and_leaves_their_tilt_and_training_alone():
+def test_sharpness_deepens_formants_only_in_conversion_and_keeps_the_tilt():
     flat, sharp = (minimum_phase(80, 512, 16_000, share).chunk(2, dim=-1)[0].double() for share in (0.0, 0.5))
     place = torch.arange(80) / 79
     formants, tilt = torch.cos(2 * math.pi * 12 * place), 2.0 * torch.cos(math.pi * place)
@@ -64,8 +64,8 @@ def test_sharpness_deepens_formants_of_what_is_converted_and_leaves_their_tilt_a
     assert (converted - learned).abs().max() > 1e-3
 
 
-def test_flat_filters_let_pulses_and_noise_through_untouched():
-    """Neither delayed nor coloured: with all gains one, the head is the sum of its sources."""
+def test_flat_filters_pass_pulses_and_noise_unchanged():
+    """With all gains 1, the head's output is the sum of pulses and noise, without delay."""
     head = HarmonicNoiseHead(WIDTH, 16_000, 160)
     torch.nn.init.zeros_(head.bands.weight)
     for gain in (1.0, 0.5):
@@ -77,7 +77,7 @@ def test_flat_filters_let_pulses_and_noise_through_untouched():
         assert_close(wave[0, :, 160:], expected[:, 160:], rtol=0, atol=1e-3)
 
 
-def test_filters_have_the_drawn_magnitudes_and_act_at_once():
+def test_filters_have_the_given_magnitudes_and_are_minimum_phase():
     n_bands, n_fft = 80, 512
     frequency = torch.linspace(0, 3, n_bands)
     drawn = torch.sin(frequency) - 0.5 * torch.cos(2 * frequency)
@@ -119,7 +119,7 @@ def test_noise_is_white_and_a_function_of_position():
     assert torch.isfinite(far).all()
 
 
-def test_training_starts_pulses_and_noise_anywhere():
+def test_training_randomises_phases_and_noise():
     head = HarmonicNoiseHead(WIDTH, 16_000, 160)
     features = torch.randn(1, WIDTH, FRAMES).expand(3, -1, -1)
     waves, _ = head.step(features, curve(batch=3), head.begin(3, random=True))

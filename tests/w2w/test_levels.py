@@ -1,4 +1,4 @@
-"""Levels: a quiet recording is the same voice, and pauses stay as quiet as the source's."""
+"""Levels: the output follows the level of the source, and pauses stay as quiet as its own."""
 
 import math
 
@@ -21,13 +21,13 @@ def level_db(wave):
 
 
 def speech(buzz, samples=24_000):
-    """Sound with a pause in its middle third, in which a room's noise is left."""
+    """Sound with a pause in its middle third, filled with room noise."""
     wave = buzz(samples, (140.0,), noise=0.0)
     wave[..., samples // 3 : 2 * samples // 3] = 0.0
     return wave + 3e-5 * torch.randn(wave.shape)
 
 
-def test_what_is_40_db_softer_comes_out_40_db_softer(tiny, buzz):
+def test_output_level_follows_the_source_over_40_db(tiny, buzz):
     network = ConverterNetwork(tiny()).eval()
     source, reference = buzz(16_000, (130.0,), noise=0.01), buzz(16_000, (200.0,), noise=0.01)
     with torch.inference_mode():
@@ -37,7 +37,7 @@ def test_what_is_40_db_softer_comes_out_40_db_softer(tiny, buzz):
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.01])
-def test_no_pause_is_louder_than_the_sources_own_or_60_dbfs(buzz, gain):
+def test_pauses_are_gated_to_the_sources_level(buzz, gain):
     gate, source = PauseGate(HOP, LOOK_AHEAD), gain * speech(buzz)
     level = torch.full((1, 1, source.shape[-1] // HOP), math.log(gain))  # that of the speech
     output = 0.05 * gain * torch.randn(source.shape)  # all too loud
@@ -48,14 +48,14 @@ def test_no_pause_is_louder_than_the_sources_own_or_60_dbfs(buzz, gain):
     assert level_db(output)[:, pause].min() > -70 - 20 * math.log10(1 / gain) + 30
 
 
-def test_speech_passes_the_gate_untouched(buzz):
+def test_gate_leaves_speech_unchanged(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), buzz(8_000, (140.0,))
     output = 0.1 * torch.randn(source.shape)
     held, _ = gate.step(source, output, torch.zeros(1, 1, 50), VOICED[..., :50], gate.begin(1))
     assert_close(held[..., HOP:], output[..., HOP:], rtol=0, atol=1e-6)
 
 
-def test_a_constant_offset_is_no_sound(buzz):
+def test_constant_offset_counts_as_silence(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), torch.full((1, 1, 8_000), 0.2)
     held, _ = gate.step(
         source, 0.1 * torch.randn(source.shape), torch.zeros(1, 1, 50), VOICED[..., :50], gate.begin(1)
@@ -63,7 +63,7 @@ def test_a_constant_offset_is_no_sound(buzz):
     assert (level_db(held)[:, 1:] < -60).all()
 
 
-def test_the_gate_streams(buzz):
+def test_gate_streams_exactly(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), speech(buzz, 9_600)
     output, level = 0.05 * torch.randn(source.shape), 0.3 * torch.randn(1, 1, 60)
     voiced = (torch.arange(60) == 20).float()[None, None]
@@ -78,7 +78,7 @@ def test_the_gate_streams(buzz):
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-6)
 
 
-def test_a_slam_is_forgotten_within_a_second_and_syllables_are_not():
+def test_level_recovers_from_a_slam_within_a_second():
     tracker, syllables = LevelTracker(), (2.0 * torch.sin(torch.arange(300) / 4.0) - 2.0)[None, None]
     alone, _ = tracker.step(syllables, tracker.begin(1))
     assert (alone[..., 60:] > -1.2).all()  # the loudest eight frames on end, whose mean is −.9
@@ -100,7 +100,7 @@ def test_pieces_have_the_level_of_the_whole():
 
 
 @pytest.mark.parametrize(("frames", "moves"), [(STEADY_FRAMES - 1, False), (STEADY_FRAMES, True)])
-def test_what_is_voiced_for_a_moment_tells_no_mean(tiny, buzz, frames, moves):
+def test_short_voiced_sounds_do_not_set_the_mean_f0(tiny, buzz, frames, moves):
     network = ConverterNetwork(tiny()).eval()
     with torch.inference_mode():
         state = network.begin(1)
@@ -111,7 +111,7 @@ def test_what_is_voiced_for_a_moment_tells_no_mean(tiny, buzz, frames, moves):
     assert bool((mean - mean[..., :1]).abs().max() > 1e-4) == moves
 
 
-def test_noise_alone_comes_out_no_louder_than_it_was():
+def test_noise_is_not_amplified():
     gate, source = PauseGate(HOP, LOOK_AHEAD), 1e-3 * torch.randn(1, 1, 300 * HOP)
     level = torch.full((1, 1, 300), math.log(1e-2))  # that of the noise
     voiced = torch.zeros(1, 1, 300)

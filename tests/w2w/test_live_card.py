@@ -1,4 +1,4 @@
-"""The live path on a sound card played by the test: what is heard, counted, and told when it fails."""
+"""The live path on a simulated sound card: audio, counters, failures."""
 
 import threading
 
@@ -40,13 +40,13 @@ def duplex(sound, model, buzz):
 
 
 def exchange(duplex, card, count) -> None:
-    """Let the card play blocks, each when the one before is converted and ready to be spoken."""
+    """Let the card play blocks, each after the previous one has been converted."""
     for _ in range(count):
         card.exchange()
         wait_for(lambda: duplex.chunks_ready >= len(card.played))
 
 
-def test_what_the_card_plays_is_the_conversion_as_late_as_the_figure_says(duplex, sound):
+def test_sound_card_plays_the_conversion_with_the_reported_latency(duplex, sound):
     with duplex:
         card = sound.cards[0]
         exchange(duplex, card, 40)
@@ -67,7 +67,7 @@ def test_what_the_card_plays_is_the_conversion_as_late_as_the_figure_says(duplex
     assert not duplex.worker.is_alive()
 
 
-def test_what_the_card_reports_and_what_comes_too_late_is_counted(duplex, sound):
+def test_underruns_and_overruns_are_counted(duplex, sound):
     duplex.worker = threading.Thread(target=lambda: None)  # a conversion that stands still
     with duplex:
         card = sound.cards[0]
@@ -81,14 +81,14 @@ def test_what_the_card_reports_and_what_comes_too_late_is_counted(duplex, sound)
     sound.between = 0.0
 
 
-def test_a_driver_that_tells_no_times_is_helped_out(duplex, sound):
+def test_latency_is_estimated_without_driver_times(duplex, sound):
     sound.between = 0.0
     with duplex:
         sound.cards[0].exchange()
         assert duplex.latency_ms == pytest.approx(30.0 + 20.0)  # the devices' figure, and the block
 
 
-def test_a_device_that_vanishes_is_told_in_one_sentence(duplex, sound, monkeypatch):
+def test_unplugged_device_is_reported(duplex, sound, monkeypatch):
     with duplex:
         card = sound.cards[0]
         exchange(duplex, card, 2)
@@ -104,7 +104,7 @@ def test_a_device_that_vanishes_is_told_in_one_sentence(duplex, sound, monkeypat
     assert not duplex.worker.is_alive()
 
 
-def test_failures_of_the_other_threads_are_not_swallowed(duplex, sound, monkeypatch):
+def test_errors_of_other_threads_are_raised(duplex, sound, monkeypatch):
     def fails(_):
         raise UserError("no more")
 
@@ -119,7 +119,7 @@ def test_failures_of_the_other_threads_are_not_swallowed(duplex, sound, monkeypa
             duplex.check()
 
 
-def test_a_callback_that_fails_ends_the_sound_in_silence(duplex, sound, monkeypatch):
+def test_failing_callback_outputs_silence(duplex, sound, monkeypatch):
     monkeypatch.setattr(duplex.jitter_buffer, "read", lambda out: 1 / 0)
     with duplex:
         card = sound.cards[0]
@@ -129,7 +129,7 @@ def test_a_callback_that_fails_ends_the_sound_in_silence(duplex, sound, monkeypa
         assert isinstance(duplex.failure, ZeroDivisionError)
 
 
-def test_a_card_that_is_taken_is_told(duplex, sound):
+def test_occupied_sound_card_is_reported(duplex, sound):
     sound.busy = True
     with pytest.raises(UserError, match=r"another program may use them; --list-devices"), duplex:
         pass
@@ -152,12 +152,12 @@ def test_devices_are_listed_and_found(sound):
         ("Mic", "output", "--output-device Mic: Mic has no output channels"),
     ],
 )
-def test_devices_that_are_not_there_are_told(sound, device, way, words):
+def test_missing_devices_are_reported(sound, device, way, words):
     with pytest.raises(UserError, match=words):
         device_end(sound, device, way)
 
 
-def test_no_usual_device_is_told(sound):
+def test_missing_default_device_is_reported(sound):
     sound.default.device = (-1, -1)
     with pytest.raises(UserError, match="no default input device: choose one by --input-device"):
         device_end(sound, None, "input")
@@ -168,7 +168,7 @@ def rates(sound, asked=None) -> tuple[int, int]:
     return mic.rate, speakers.rate
 
 
-def test_the_rate_is_one_that_both_ends_take(sound):
+def test_common_sample_rate_is_chosen(sound):
     assert rates(sound) == (16_000, 16_000)
     assert rates(sound, 48_000) == (48_000, 48_000)
     sound.takes = {48_000}
@@ -180,14 +180,14 @@ def test_the_rate_is_one_that_both_ends_take(sound):
         rates(sound)
 
 
-def test_ends_without_a_common_rate_have_one_each(sound):
+def test_devices_without_a_common_rate_get_one_each(sound):
     sound.takes, sound.speaks = {44_100}, {48_000}
     assert rates(sound) == (44_100, 48_000)
     with pytest.raises(UserError, match=r"output device 1 \(Speakers\) refuses 44100 Hz.*omit --rate"):
         rates(sound, 44_100)
 
 
-def test_a_microphone_and_a_loudspeaker_of_two_rates_are_two_streams(sound, model, buzz):
+def test_devices_of_two_rates_are_opened_as_two_streams(sound, model, buzz):
     sound.takes, sound.speaks = {RATE}, {48_000}
     converter = Converter.from_pretrained(model)
     session = Session(converter, [converter.embed(buzz(8_000, f0=(200.0,)))], rate=RATE)
@@ -222,7 +222,7 @@ def _off(played, wanted, start) -> float:
     return float((played[start : start + len(wanted)] - wanted).norm() / wanted.norm())
 
 
-def test_a_usual_device_without_channels_is_told_as_what_it_is(sound):
+def test_default_device_without_channels_is_reported(sound):
     sound.devices[0] = sound.device(0, "Mic", 0, 0, 16_000.0)
     with pytest.raises(
         UserError, match="the default input device: Mic has no input channels; choose another"

@@ -1,4 +1,4 @@
-"""The live command, on files and on a sound card that plays itself: what it does, refuses, leaves behind."""
+"""The live command on files and on a simulated sound card: results, refusals, signals, keys."""
 
 import os
 import pty
@@ -48,29 +48,19 @@ def run(line: str) -> None:
     main(line.split())
 
 
-def refusal(capsys, line: str) -> str:
-    with pytest.raises(SystemExit) as end:
-        run(line)
-    said = capsys.readouterr().err.strip().splitlines()
-    assert end.value.code == 2
-    assert said[-1].startswith("error: ")
-    assert not any("Traceback" in words for words in said)
-    return said[-1]
-
-
-def test_what_is_missing_is_told_with_the_way_out(here, capsys, monkeypatch, sound):
+def test_missing_devices_or_packages_are_reported_with_a_remedy(here, monkeypatch, sound, refusal):
     sound.devices = []
-    assert "no audio device was found: use --input-file" in refusal(capsys, "--list-devices")
-    assert "no audio device was found: use --input-file" in refusal(capsys, "--reference her.wav")
+    assert "no audio device was found: use --input-file" in refusal(main, "--list-devices", alone=False)
+    assert "no audio device was found: use --input-file" in refusal(main, "--reference her.wav", alone=False)
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert "pip install 'timbre[live]'" in refusal(capsys, "--reference her.wav")
+    assert "pip install 'timbre[live]'" in refusal(main, "--reference her.wav", alone=False)
 
 
-def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
+def test_missing_portaudio_is_reported(here, monkeypatch, refusal):
     (here / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(here)
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
-    assert "apt install libportaudio2" in refusal(capsys, "--list-devices")
+    assert "apt install libportaudio2" in refusal(main, "--list-devices", alone=False)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +87,15 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
         ("--reference her.wav --input-file me.wav --output-file o.xyz", "name it with one of"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
+def test_mistakes_are_told_in_one_sentence(here, line, words, refusal):
     before = sorted(here.iterdir())
-    assert words in refusal(capsys, line)
+    assert words in refusal(main, line, alone=False)
     assert sorted(here.iterdir()) == before
 
 
 @pytest.mark.parametrize("options", ["", "--pitch 2 --no-watermark --chunk-ms 13"])
-def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, options):
-    """Where the file's mean F0 is not found first."""
+def test_file_mode_equals_the_convert_command(here, capsys, monkeypatch, options):
+    """Equal if the file's mean F0 is unknown."""
     monkeypatch.setattr(Converter, "source_log_f0", lambda self, source: None)
     files = "--input-file me.wav --output-file live.wav --record take.wav"
     run(f"--reference her.wav {files} --engine eager {options}")
@@ -121,7 +111,7 @@ def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, option
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_files_whole(here, capsys, monkeypatch, number):
+def test_signals_leave_complete_files(here, capsys, monkeypatch, number):
     pushed, push = [], Session.push
 
     def interrupted(session: Session, chunk: torch.Tensor) -> torch.Tensor:
@@ -153,7 +143,7 @@ def terminal(monkeypatch):
     os.close(ours)
 
 
-def test_keys_come_without_enter_and_the_terminal_is_left_as_it_was(terminal):
+def test_keys_are_read_unbuffered_and_the_terminal_is_restored(terminal):
     before = termios.tcgetattr(sys.stdin.fileno())
     with keyboard() as keys:
         assert not termios.tcgetattr(sys.stdin.fileno())[3] & termios.ICANON
@@ -163,7 +153,7 @@ def test_keys_come_without_enter_and_the_terminal_is_left_as_it_was(terminal):
     assert termios.tcgetattr(sys.stdin.fileno()) == before
 
 
-def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
+def test_without_a_terminal_no_keys_are_read(monkeypatch, tmp_path):
     (tmp_path / "words").write_text("q")
     with (tmp_path / "words").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
@@ -174,7 +164,7 @@ def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
         assert keys.pressed(0.0) == ""
 
 
-def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatch):
+def test_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatch):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
     monkeypatch.setattr("w2w.live.duplex.SILENT_S", 120.0)  # a busy machine's card may pause
     converted, push, press = [], Session.push, Console.press
@@ -211,7 +201,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatc
     assert not any(thread.name == "convert" for thread in threading.enumerate())
 
 
-def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsys, buzz):
+def test_unplugged_sound_card_leaves_a_complete_recording(here, sound, buzz, refusal):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
 
     def pull() -> None:
@@ -219,13 +209,15 @@ def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsy
         sound.gone = True
 
     threading.Thread(target=pull).start()
-    assert "the audio from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
+    assert "the audio from Mic" in refusal(
+        main, "--reference her.wav --record take.wav --engine eager", alone=False
+    )
     assert info("take.wav").samples > 0
 
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
 def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
-    """On ALSA's null device, which is never heard and keeps no time."""
+    """Uses ALSA's null device, which is silent and not paced."""
     library = pytest.importorskip(
         "sounddevice", reason="sounddevice or PortAudio is not installed", exc_type=Exception
     )
@@ -246,13 +238,15 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert info("take.wav").sample_rate == 44_100
 
 
-def test_without_onnxruntime_the_network_itself_speaks(here, capsys, monkeypatch):
+def test_torch_is_used_without_onnxruntime(here, monkeypatch, refusal):
     def missing():
         raise UserError("graphs need the package onnxruntime")
 
     monkeypatch.setattr("w2w.exported.engine.require_packages", missing)
     monkeypatch.delenv("TIMBRE_ENGINE")
     files = "--input-file me.wav --output-file live.wav"
-    assert "need the package onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
+    assert "need the package onnxruntime" in refusal(
+        main, f"--reference her.wav {files} --engine onnx", alone=False
+    )
     run(f"--reference her.wav {files}")
     assert info("live.wav").samples == 12_345

@@ -1,4 +1,4 @@
-"""A live session: equal to the file conversion, whatever is switched meanwhile; its queues and recordings."""
+"""A live session equals the file conversion whatever is switched; its queues and recordings."""
 
 import threading
 from collections import deque
@@ -42,14 +42,14 @@ def pushed(session, wave, size=None):
 
 
 @pytest.mark.parametrize(("chunk_ms", "rate"), [(20.0, None), (13.0, None), (7.3, 48_000), (10.0, 44_100)])
-def test_a_session_equals_the_conversion_of_the_whole(converter, voices, buzz, chunk_ms, rate):
+def test_session_equals_the_conversion_of_the_whole(converter, voices, buzz, chunk_ms, rate):
     wave = buzz(9_001, f0=(150.0,), rate=rate or RATE)
     session = Session(converter, voices, chunk_ms=chunk_ms, rate=rate, semitones=2.0)
     whole = converter.convert(wave, voices[0], semitones=2.0, sample_rate=rate)
     assert_close(pushed(session, wave), whole, rtol=0, atol=1e-5)
 
 
-def test_a_session_marks_what_it_converts_but_not_the_own_voice(converter, voices, buzz):
+def test_session_watermarks_converted_audio_but_not_bypass(converter, voices, buzz):
     wave, marker = buzz(8_000, f0=(150.0,)), Marker(RATE)
     marked = pushed(Session(converter, voices, marker=Marker(RATE)), wave)
     whole = converter.convert(wave, voices[0])
@@ -58,7 +58,7 @@ def test_a_session_marks_what_it_converts_but_not_the_own_voice(converter, voice
     assert_close(pushed(Session(converter, voices, marker=marker, bypass=True), wave), wave, rtol=0, atol=0)
 
 
-def test_the_bypass_fades_between_two_voices_that_are_equally_late(converter, voices, buzz):
+def test_bypass_cross_fades_with_equal_latency(converter, voices, buzz):
     wave = buzz(9_600, f0=(150.0,))
     whole = converter.convert(wave, voices[0])
     session, parts = Session(converter, voices, chunk_ms=10.0), []
@@ -98,7 +98,7 @@ def test_voice_and_pitch_glide_as_the_stream_does(converter, voices, buzz):
     assert (session.voice_number, session.semitones) == (1, -3.0)
 
 
-def test_wishes_that_cannot_be_granted_change_nothing(converter, voices):
+def test_invalid_changes_are_ignored(converter, voices):
     session = Session(converter, voices)
     assert not session.choose_voice(2)
     assert not session.move_pitch(100.0)
@@ -108,7 +108,7 @@ def test_wishes_that_cannot_be_granted_change_nothing(converter, voices):
         Session(converter, [])
 
 
-def test_broken_samples_are_silence_and_counted(converter, voices, buzz):
+def test_invalid_samples_become_silence_and_are_counted(converter, voices, buzz):
     wave = buzz(6_400, f0=(150.0,))
     broken, mended = wave.clone(), wave.clone()
     broken[..., 1_000:1_004] = torch.tensor([float("nan"), float("inf"), -float("inf"), -1e30])
@@ -118,14 +118,14 @@ def test_broken_samples_are_silence_and_counted(converter, voices, buzz):
     assert session.n_invalid == 4
 
 
-def test_warming_up_is_not_heard(converter, voices, buzz):
+def test_warm_up_does_not_change_the_session(converter, voices, buzz):
     wave = buzz(6_400, f0=(150.0,))
     session = Session(converter, voices, marker=Marker(RATE))
     session.warm_up()
     assert_close(pushed(session, wave), pushed(Session(converter, voices, marker=Marker(RATE)), wave))
 
 
-def test_nothing_in_a_session_grows(converter, voices, buzz):
+def test_session_memory_is_bounded(converter, voices, buzz):
     session, chunk = Session(converter, voices, chunk_ms=13.0, marker=Marker(RATE)), buzz(208, f0=(150.0,))
 
     def held() -> int:
@@ -139,7 +139,7 @@ def test_nothing_in_a_session_grows(converter, voices, buzz):
     assert max(sizes[60:]) <= max(sizes[:60])
 
 
-def test_levels_and_load_are_what_they_say():
+def test_meter_and_load_values():
     meter = Meter()
     assert meter.pop_peak_db() == FLOOR_DB
     meter.measure(torch.tensor([[[0.1, -0.5]]]))
@@ -158,7 +158,7 @@ def test_levels_and_load_are_what_they_say():
 @given(
     st.lists(st.tuples(st.sampled_from(["write", "read", "peek", "drop"]), st.integers(0, 9)), max_size=40)
 )
-def test_a_ring_is_a_bounded_queue(steps):
+def test_ring_is_a_bounded_queue(steps):
     ring, model, fresh = Ring(7), deque(), iter(range(1, 10_000))
     for what, count in steps:
         if what == "write":
@@ -180,7 +180,7 @@ def test_a_ring_is_a_bounded_queue(steps):
         assert ring.level == len(model)
 
 
-def test_a_depth_chosen_above_the_limit_does_not_shrink_after_running_dry():
+def test_depth_above_the_limit_does_not_shrink_after_an_underrun():
     buffer = JitterBuffer(1_000, 150)
     buffer.write(np.ones(160, np.float32))
     buffer.read(np.ones(10, np.float32))
@@ -188,7 +188,7 @@ def test_a_depth_chosen_above_the_limit_does_not_shrink_after_running_dry():
     assert (buffer.underruns, buffer.depth) == (1, 150)
 
 
-def test_playing_begins_at_its_depth_and_begins_anew_after_running_dry():
+def test_playback_starts_at_its_depth_and_restarts_after_an_underrun():
     buffer, out = JitterBuffer(1_000, 5), np.ones(10, np.float32)
     buffer.write(np.arange(14, dtype=np.float32))
     buffer.read(out)
@@ -208,7 +208,7 @@ def test_playing_begins_at_its_depth_and_begins_anew_after_running_dry():
     assert list(out) == list(range(10))
 
 
-def test_lateness_that_stays_is_left_out_without_a_jump():
+def test_persistent_surplus_is_skipped_with_a_cross_fade():
     rate = 8_000
     buffer, out = JitterBuffer(rate, 20), np.zeros(80, np.float32)
     time_s = np.arange(4 * rate) / rate
@@ -228,14 +228,14 @@ def test_lateness_that_stays_is_left_out_without_a_jump():
     assert len(heard) * 80 > WATCHED_S * rate
 
 
-def test_a_full_queue_counts_what_it_loses():
+def test_full_queue_counts_overruns():
     buffer = JitterBuffer(1_000, 5)
     buffer.write(np.zeros(1_500, np.float32))
     assert buffer.overruns == 1
     assert buffer.ring.level == 1_000
 
 
-def test_takes_become_files_of_their_own(tmp_path, buzz):
+def test_each_take_gets_its_own_file(tmp_path, buzz):
     wave = buzz(4_000, f0=(150.0,))
     recorder = Recorder(RATE, tmp_path / "take.wav")
     recorder.write(wave)
@@ -252,7 +252,7 @@ def test_takes_become_files_of_their_own(tmp_path, buzz):
     assert recorder.trouble is None
 
 
-def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkeypatch):
+def test_full_disk_ends_the_recording_but_not_the_conversion(tmp_path, buzz, monkeypatch):
     wave = buzz(3_200, f0=(150.0,))
     recorder = Recorder(RATE, tmp_path / "take.wav")
     recorder.start()
@@ -271,7 +271,7 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
     assert info(tmp_path / "take.wav").samples == 3_200
 
 
-def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypatch):
+def test_stalled_disk_does_not_block_the_audio(tmp_path, buzz, monkeypatch):
     monkeypatch.setattr("w2w.live.recorder.WAITING_S", 0.1)
     spins = threading.Event()
     monkeypatch.setattr("data.audio.writing.Writer.write", lambda *_: spins.wait(60))
@@ -286,7 +286,7 @@ def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypat
     assert "too slow" in (recorder.trouble or "")
 
 
-def test_recordings_write_over_nothing(tmp_path, monkeypatch):
+def test_recordings_do_not_overwrite_files(tmp_path, monkeypatch):
     assert unused(tmp_path / "a.wav") == tmp_path / "a.wav"
     for name in ("a.wav", "a-2.wav"):
         (tmp_path / name).touch()

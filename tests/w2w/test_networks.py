@@ -1,4 +1,4 @@
-"""The converter's networks: exact live, blind to the future, level and sign mean nothing to a voice."""
+"""The converter's networks: exact streaming, causality, invariance of voices to level and sign."""
 
 import math
 from dataclasses import replace
@@ -16,27 +16,26 @@ from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.config import ConverterConfig
-from w2w.networks.network import ConverterNetwork
-from w2w.networks.pitch import shift_pitch
+from w2w.networks.network import ConverterNetwork, shift_pitch
 from w2w.networks.style import StyleEncoder
 
 every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead", "f0_ahead"])
 
 
 def voice(network, batch=2, seed=0):
-    """Make up voices, at 180 Hz."""
+    """Random voices with a mean F0 of 180 Hz."""
     rng = torch.Generator().manual_seed(seed)
     timbre = torch.randn(batch, network.config.style.voice_dim - 1, generator=rng)
     return torch.cat([timbre, torch.full((batch, 1), math.log(180.0))], dim=-1)
 
 
 def frame_end(sample, config):
-    """Return the input before which an output sample must have heard all it hears."""
+    """Return the end of the input that an output sample may depend on."""
     return ((sample + config.look_ahead) // config.hop + 1) * config.hop
 
 
 @every_kind
-def test_no_sample_hears_beyond_its_frame(tiny, buzz, kind):
+def test_output_samples_depend_on_their_look_ahead_only(tiny, buzz, kind):
     config = tiny(kind)
     network, source = ConverterNetwork(config), buzz(3200).requires_grad_()
     out = network(source, voice(network))
@@ -51,8 +50,8 @@ def test_no_sample_hears_beyond_its_frame(tiny, buzz, kind):
 
 @every_kind
 @pytest.mark.parametrize("rate", [16_000, 24_000])
-def test_no_frame_knows_what_comes(tiny, buzz, kind, rate):
-    """The gradient does not see F0 and voicing; another future does."""
+def test_features_are_causal(tiny, buzz, kind, rate):
+    """F0 and voicing have no gradient, so the future input is changed instead."""
     config = tiny(kind, sample_rate=rate)
     network, source = ConverterNetwork(config).eval(), buzz(20 * config.hop + 77, rate=rate)
     cut = 12 * config.hop
@@ -87,7 +86,7 @@ def test_chunks_equal_the_whole(tiny, buzz, kind, cuts, semitones):
 
 
 @every_kind
-def test_every_parameter_learns(tiny, buzz, kind):
+def test_every_parameter_receives_a_gradient(tiny, buzz, kind):
     network, source = ConverterNetwork(tiny(kind)), buzz(3200)
     if network.decoder.refiner is not None:  # its gates begin closed
         torch.nn.init.normal_(network.decoder.refiner.gate.weight, std=0.1)
@@ -100,14 +99,14 @@ def test_every_parameter_learns(tiny, buzz, kind):
 
 @settings(deadline=None, max_examples=8)
 @given(samples=st.integers(1, 500), look_ahead_ms=st.sampled_from([0.0, 5.0, 8.0, 20.0]))
-def test_the_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
+def test_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
     network = ConverterNetwork(tiny(look_ahead_ms=look_ahead_ms))
     with torch.no_grad():
         assert network(torch.randn(1, 1, samples), voice(network, 1)).shape == (1, 1, samples)
 
 
-def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
-    """The same codes, three frames before energy, level and F0 of their place in the source."""
+def test_content_ahead_affects_only_the_codes(tiny, buzz):
+    """The same codes, three frames ahead of energy, level and F0."""
     network, ahead = ConverterNetwork(tiny()).eval(), ConverterNetwork(tiny("ahead")).eval()
     ahead.load_state_dict(network.state_dict())
     assert ahead.look_ahead == network.look_ahead + 3 * network.hop
@@ -125,8 +124,8 @@ def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
 
 
 @pytest.mark.parametrize("kind", ["f0_ahead", "offline"])
-def test_f0_of_a_tracker_that_hears_ahead_stands_at_its_frame(tiny, buzz, kind):
-    """Where nothing is late, F0 is what the tracker tells three frames later."""
+def test_f0_with_look_ahead_is_aligned(tiny, buzz, kind):
+    """Without delay, F0 is the tracker's output three frames later."""
     network = ConverterNetwork(tiny(kind, pitch=tiny("f0_ahead").pitch)).eval()
     padded = network.pad_look_ahead(buzz(6400))
     with torch.no_grad():
@@ -190,7 +189,7 @@ def test_frame_energy_is_the_log_of_the_mean_magnitude():
     assert_close(frame_energy(mels), torch.log(torch.tensor([[[2.0]]])))
 
 
-def test_silence_has_gradients_that_are_finite(tiny):
+def test_gradients_of_silence_are_finite(tiny):
     network, source = ConverterNetwork(tiny()), torch.zeros(1, 1, 1600, requires_grad=True)
     network(source, network.style(source)).square().sum().backward()
     assert source.grad is not None
@@ -217,7 +216,7 @@ def test_running_mean_is_a_discounted_mean_in_any_pieces(frames, cut, constant):
         assert_close(torch.cat([first, second], dim=-1), mean(x, weight))
 
 
-def test_a_voice_is_its_tokens_and_its_mean_f0(tiny, buzz):
+def test_voice_consists_of_tokens_and_mean_f0(tiny, buzz):
     config = tiny()
     encoder = StyleEncoder(config.style, 16_000, 160, 512, 20, PitchTracker(16_000, 160)).eval()
     wave = buzz(16_000, (120.0, 210.0))
@@ -230,7 +229,7 @@ def test_a_voice_is_its_tokens_and_its_mean_f0(tiny, buzz):
     assert (encoder(padded) - found).norm() < 0.2 * (found[0] - found[1]).norm()
 
 
-def test_the_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
+def test_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
     network = ConverterNetwork(tiny())
     content = network.content.encode(buzz(8000))
     power = content.code.square().mean(1)
@@ -239,8 +238,8 @@ def test_the_code_has_mean_square_one_and_is_short_in_silence(tiny, buzz):
     assert content.energy.shape == (2, 1, 50)
 
 
-def test_a_fixed_equaliser_fades_from_the_code(tiny, buzz):
-    """A voice or a microphone may be one: the mean spectrum so far is taken away."""
+def test_fixed_equaliser_fades_from_the_code(tiny, buzz):
+    """The running mean of the spectrum is subtracted, so a voice's or microphone's equalisation vanishes."""
     network = ConverterNetwork(tiny(content=replace(tiny().content, time_constant=50.0)))
     wave = buzz(32_000, (120.0,))
     duller = torch.nn.functional.conv1d(wave, torch.tensor([[[0.5, 0.5]]]), padding=1)[..., :-1]

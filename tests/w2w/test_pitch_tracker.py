@@ -1,4 +1,4 @@
-"""The F0 tracker: right on sounds of known pitch, silent in silence, exact in pieces, blind to the future."""
+"""The F0 tracker: known pitches, silence, exact streaming, causality."""
 
 import math
 from itertools import pairwise
@@ -25,7 +25,7 @@ def test_f0_is_found(buzz, f0, rate):
     assert (pitch.voicing[0, 0, 10:] > 0.5).all()
 
 
-def test_a_glide_is_followed(buzz):
+def test_f0_glide_is_tracked(buzz):
     time = torch.arange(24_000).double() / 16_000
     f0 = 100 * 2 ** (time / 1.5)  # an octave
     phase = 2 * math.pi * (f0 / 16_000).cumsum(0)
@@ -37,7 +37,7 @@ def test_a_glide_is_followed(buzz):
 
 
 @pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
-def test_loudness_does_not_matter(buzz, gain):
+def test_f0_does_not_depend_on_level(buzz, gain):
     wave, tracker = buzz(8000, (140.0,), noise=0.0), PitchTracker(16_000, HOP)
     assert_close(tracker(gain * wave).log_f0[..., 10:], tracker(wave).log_f0[..., 10:], rtol=0, atol=0.03)
 
@@ -73,7 +73,7 @@ def test_pieces_equal_the_whole(buzz, cuts):
 
 @settings(deadline=None, max_examples=10)
 @given(frame=st.integers(1, 29))
-def test_frames_do_not_depend_on_what_comes(buzz, frame):
+def test_tracker_is_causal(buzz, frame):
     tracker, wave = PitchTracker(16_000, HOP), buzz(30 * HOP, (130.0,))
     other = wave.clone()
     other[..., frame * HOP :] = torch.randn(1, 1, wave.shape[-1] - frame * HOP)
@@ -91,7 +91,7 @@ def test_no_gradient_and_no_parameters(buzz):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
-def test_the_newest_known_value_is_held(known):
+def test_last_known_f0_is_held(known):
     values = torch.randn(1, len(known)).double()
     newest, expected = -7.0, []
     for value, sure in zip(values[0].tolist(), known):
@@ -103,7 +103,7 @@ def test_the_newest_known_value_is_held(known):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(QUIET, 1))
-def test_the_loudest_is_forgotten_slowly(power, before):
+def test_running_loudness_decays_slowly(power, before):
     loudest, expected = before, []
     for value in power:
         loudest = max(value, loudest * DECAY, QUIET)

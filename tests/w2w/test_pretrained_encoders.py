@@ -1,7 +1,6 @@
-"""Pretrained encoders inside the converter: aligned, frozen or tuned as asked, and exported whole."""
+"""Pretrained encoders inside the converter: alignment, frozen or fine-tuned, export."""
 
-import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,14 +13,13 @@ from engine.checkpoint import export
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder
-from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.encoder import SpeechEncoder
 from w2w.converter import Converter
 from w2w.networks import network as network_module
 from w2w.networks import whole_content
-from w2w.networks.config import TrunkConfig
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
-from w2w.networks.trunk import PretrainedContent, Trunk, interpolated, played
+from w2w.networks.whole_content import PretrainedContent
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
 from w2w.train import build
 from w2w.train_config import TINY
@@ -74,65 +72,12 @@ def a_batch(buzz):
 
 
 def task(pretrained, **changes):
-    """The tiny trainer's task with every loss of the converter from its first step."""
+    """The tiny trainer's task, with conversions from the first step."""
     config = replace(TINY, pretrained=pretrained, converter=with_encoders(TINY.converter, pretrained))
     return build(replace(config, cluit=replace(config.cluit, convert_from=0), **changes))
 
 
-def test_a_trunk_names_every_size_of_an_encoder():
-    dropped = {"dropout", "attention_dropout", "feature_dropout"}
-    sizes = {f.name for f in fields(TrunkConfig)} - {"layer"}
-    assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == sizes
-    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in Trunk(TRUNK, 1, 16_000, 160).modules())
-
-
-@pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
-@pytest.mark.parametrize("speed", [None, 0.8, 1.25])
-def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahead, speed):
-    """An encoder that tells the time gives each frame the time of the samples made of it."""
-    hop = rate // 100
-    trunk = Trunk(TRUNK, 1, rate, hop, look_ahead)
-    seen = trunk.encoder.config
-
-    def times(wave, n_samples=None):
-        frames = seen.frames(wave.shape[-1])
-        middle = torch.arange(frames) * float(seen.hop) + (seen.receptive_field - 1) / 2
-        count = frames if n_samples is None else seen.frames(int(n_samples[0]))
-        valid = torch.arange(frames)[None] < count
-        return Encoded([middle[None, :, None]], middle[None, :, None], valid)
-
-    monkeypatch.setattr(trunk.encoder, "forward", times)
-    monkeypatch.setattr(trunk, "_mixed", lambda features: features[-1].transpose(1, 2))
-    warp = None if speed is None else torch.tensor([speed])
-    heard = trunk(torch.zeros(1, 1, rate), warp)[0, 0]
-    assert heard.shape == (100,)
-    middle = (torch.arange(100) * hop + (hop - 1) / 2 - look_ahead) * 16_000 / rate
-    inside = slice(4, 94)  # before the first frame's middle and after the last one's there is nothing to hear
-    assert_close(heard[inside] * (speed or 1.0), middle[inside], rtol=0, atol=1e-2)
-
-
-def test_between_frames_values_run_straight_and_stop_at_the_last_valid_one():
-    hidden = torch.tensor([[[0.0, 10.0, 20.0, 99.0]]])
-    place = torch.tensor([[-1.0, 0.0, 0.25, 1.5, 2.0, 3.0]])
-    found = interpolated(hidden, place, torch.tensor([3]))
-    assert_close(found, torch.tensor([[[0.0, 0.0, 2.5, 15.0, 20.0, 20.0]]]))
-
-
-def test_a_wave_played_faster_is_shorter_and_higher():
-    time = torch.arange(16_000) / 16_000
-    wave = torch.sin(2 * math.pi * 500 * time).repeat(2, 1)[:, None]
-    waves, lengths, speed = played(wave, torch.tensor([1.25, 0.8]))
-    assert lengths.tolist() == [12_800, 20_000]
-    assert_close(speed, torch.tensor([1.25, 0.8]))
-    assert not waves[0, :, 12_800:].any()
-    for row, length, hertz in zip(waves[:, 0], lengths.tolist(), (625, 400)):
-        ideal = torch.sin(2 * math.pi * hertz * torch.arange(length) / 16_000)
-        assert_close(row[:length], ideal, rtol=0, atol=1e-3)
-    alone = played(wave[:1], torch.ones(1))[0]
-    assert_close(alone, wave[:1], rtol=0, atol=1e-5)
-
-
-def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):
+def test_rows_at_other_speeds_are_independent(hearing, buzz):
     encoder, wave = ConverterNetwork(hearing()).content.eval(), buzz(4_800)
     together = encoder(wave, torch.tensor([0.85, 1.15]))
     alone = encoder(wave[:1], torch.tensor([0.85]))
@@ -141,7 +86,7 @@ def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_it_hears_the_whole_and_does_not_stream(hearing, buzz, layer):
+def test_encoder_uses_the_whole_utterance_and_does_not_stream(hearing, buzz, layer):
     network, wave = ConverterNetwork(hearing(layer)), buzz(3_333).requires_grad_()
     assert not network.streams
     assert "pretrained" in network.needs_whole
@@ -154,7 +99,7 @@ def test_it_hears_the_whole_and_does_not_stream(hearing, buzz, layer):
         converter.stream(converter.embed(buzz(8_000, (200.0,))))
 
 
-def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
+def test_long_waves_are_encoded_and_decoded_in_pieces(hearing, buzz, monkeypatch):
     network, wave = ConverterNetwork(hearing()).eval(), buzz(16_000 * 3)
     voice = network.style(wave)
     with torch.no_grad():
@@ -180,7 +125,7 @@ def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
 
 
 @pytest.mark.parametrize("use", ["frozen", "fine_tuned", "random"])
-def test_only_what_is_tuned_moves(ears, buzz, use):
+def test_only_fine_tuned_parameters_change(ears, buzz, use):
     run = task(PretrainedConfig(content=ears, use=use))
     content = run.converter.content
     assert isinstance(content, PretrainedContent)
@@ -199,7 +144,7 @@ def test_only_what_is_tuned_moves(ears, buzz, use):
     assert all(p.grad is None for p in trunk.parameters() if not p.requires_grad)
 
 
-def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(hearing, ears, buzz):
+def test_gradients_reach_tuned_parameters_and_pass_through_frozen_ones(hearing, ears, buzz):
     for use in ("frozen", "fine_tuned"):
         network, wave = (
             begin(ConverterNetwork(hearing()), PretrainedConfig(content=ears, use=use)),
@@ -221,7 +166,7 @@ def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(h
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0])
-def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
+def test_gentle_parameters_equal_a_player_with_a_reduced_rate(rate):
     """Two players with their own rates and one gentle player take the same steps."""
     runs = []
     for kind in ("apart", "gentle"):
@@ -242,7 +187,7 @@ def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
         assert_close(apart, gentle, rtol=1e-4, atol=1e-6)
 
 
-def test_gentle_parameters_stay_in_the_first_updates():
+def test_gentle_parameters_are_frozen_in_the_first_updates():
     fast, slow = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     player = GentlePlayer(
         [fast, slow], OptimConfig(lr=0.1), "both", gentle=slow.parameters(), rate=0.5, frozen_updates=2
@@ -254,7 +199,7 @@ def test_gentle_parameters_stay_in_the_first_updates():
         assert stayed == (step < 2)
 
 
-def test_layers_above_the_one_heard_are_left_behind(ears, buzz):
+def test_layers_above_the_chosen_one_are_dropped(ears, buzz):
     config = with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=1))
     network = begin(ConverterNetwork(config), PretrainedConfig(content=ears, layer=1))
     assert isinstance(network.content, PretrainedContent)
@@ -265,7 +210,7 @@ def test_layers_above_the_one_heard_are_left_behind(ears, buzz):
         with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=3))
 
 
-def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
+def test_wav2clip_voices_do_not_depend_on_the_batch(tiny, clip, buzz):
     pretrained = PretrainedConfig(style=clip)
     config = with_encoders(tiny(), pretrained)
     assert config.style.encoder == "wav2clip"
@@ -281,7 +226,7 @@ def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
 
 
 @pytest.mark.parametrize("style_use", ["frozen", "fine_tuned"])
-def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
+def test_wav2clip_changes_only_if_fine_tuned(clip, buzz, style_use):
     run = task(PretrainedConfig(style=clip, style_use=style_use, rate=1.0))
     before = {name: tensor.clone() for name, tensor in clip_of(run.converter).state_dict().items()}
     for step in range(2):
@@ -291,7 +236,7 @@ def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
     assert not any("running" in name or "num_batches" in name for name in moved)
 
 
-def test_an_export_holds_everything(hearing, ears, clip, buzz, tmp_path):
+def test_export_with_encoders_is_self_contained(hearing, ears, clip, buzz, tmp_path):
     pretrained = PretrainedConfig(content=ears, style=clip)
     config = with_encoders(hearing(), pretrained)
     network = begin(ConverterNetwork(config), pretrained)

@@ -1,4 +1,4 @@
-"""A converter goes to the hub with its card and checksums, and comes back from there, without a network."""
+"""Publishing to the hub with card and checksums, and downloading, without a network."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ CARD = "---\nlicense: mit\n---\n# A voice\n\nTrained on my own speech.\n"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """A hub that is a folder laid out as huggingface_hub's local copies; nothing else can be reached."""
+    """A fake hub: a folder laid out like huggingface_hub's cache."""
     cache = tmp_path / "hub"
 
     def create(api, repo_id, **options):
@@ -52,7 +52,7 @@ def folder(tmp_path, tiny) -> Path:
     return made
 
 
-def test_what_is_published_comes_back_whole(hub, folder, buzz, capsys):
+def test_published_converter_is_downloaded_unchanged(hub, folder, buzz, capsys):
     (folder / "words").mkdir()
     (folder / "words/tie.json").write_text("{}")
     (folder / "notes.txt").write_text("not for others")
@@ -75,7 +75,7 @@ def test_what_is_published_comes_back_whole(hub, folder, buzz, capsys):
     assert Published.from_pretrained("somebody/voice", local_files_only=True).folder == theirs.folder
 
 
-def test_a_file_that_was_not_published_so_is_refused(hub, folder):
+def test_changed_file_fails_its_checksum(hub, folder):
     Converter.from_pretrained(folder).push_to_hub("somebody/voice", private=True)
     (weights,) = hub.rglob("model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
@@ -92,6 +92,6 @@ def test_nothing_is_published_without_a_card_or_weights(hub, folder, tmp_path):
     assert not hub.exists()
 
 
-def test_a_name_that_nobody_published_is_said_so(hub):
+def test_unknown_hub_name_is_reported(hub):
     with pytest.raises(UserError, match="cannot be downloaded"):
         Converter.from_pretrained("hub:nobody/nothing")

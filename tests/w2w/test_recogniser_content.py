@@ -1,4 +1,4 @@
-"""A frozen recogniser in the place of the content encoder's mels."""
+"""A frozen recogniser in place of the content encoder's mels."""
 
 import json
 import math
@@ -42,8 +42,8 @@ def network(tiny, folder):
     return ConverterNetwork(tiny(recogniser=str(folder))).eval()
 
 
-def test_codes_are_the_recognisers_alone(network, buzz):
-    """Mels tell energy and level; words come from the frozen states at each frame's middle."""
+def test_codes_depend_only_on_the_recogniser(network, buzz):
+    """Energy and level come from mels, codes from the frozen states at each frame's middle."""
     wave = buzz(16_000)
     with torch.no_grad():
         hidden = network.content.hidden(wave)
@@ -66,7 +66,7 @@ def test_gradients_reach_the_code_and_not_the_recogniser(network, buzz):
     assert all(p.grad is None and not p.requires_grad for p in network.content.frozen[0].parameters())
 
 
-def test_it_hears_the_whole_and_does_not_stream(network, buzz):
+def test_encoder_uses_the_whole_utterance_and_does_not_stream(network, buzz):
     assert not network.streams
     source = buzz(8_000)
     other = torch.cat([source[..., :4_000], buzz(4_000, (90.0, 300.0))], dim=-1)
@@ -79,7 +79,7 @@ def test_it_hears_the_whole_and_does_not_stream(network, buzz):
 
 
 @pytest.mark.parametrize("db", [-50.0, -20.0, 0.0])
-def test_level_and_offset_do_not_change_what_is_heard(network, buzz, db):
+def test_level_and_offset_do_not_change_the_states(network, buzz, db):
     wave = buzz(16_000, (120.0,))
     with torch.no_grad():
         code = network.content.encode(wave).code
@@ -89,7 +89,7 @@ def test_level_and_offset_do_not_change_what_is_heard(network, buzz, db):
     assert -25 < 20 * math.log10(float(level)) < -22
 
 
-def test_pieces_are_the_whole_and_come_one_by_one(network, buzz, monkeypatch):
+def test_pieces_equal_the_whole_and_are_lazy(network, buzz, monkeypatch):
     converter, source = Converter(network), buzz(16_000 * 5, (130.0,))
     voice = converter.embed(source)
     pieces = list(converter.pieces(source.split(7_000, dim=-1), voice))
@@ -103,14 +103,14 @@ def test_pieces_are_the_whole_and_come_one_by_one(network, buzz, monkeypatch):
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(8_000, 12_345), (44_100, 30_001), (48_000, 50_000)])
-def test_the_result_is_as_long_as_the_source_at_any_rate(network, buzz, rate, samples):
+def test_result_is_as_long_as_the_source_at_any_rate(network, buzz, rate, samples):
     converter = Converter(network)
     source, voice = buzz(samples, (130.0,), rate), converter.embed(buzz(16_000, (130.0,)))
     assert converter.convert(source, voice, sample_rate=rate).shape == source.shape
 
 
-def test_the_mean_of_the_whole_is_known_from_its_first_word(network, buzz):
-    """Low at first, high later: F0 is moved by the mean of both from the start."""
+def test_mean_f0_is_known_from_the_start(network, buzz):
+    """A source that is low at first and high later is shifted by its overall mean from the start."""
     low, high = buzz(24_000, (110.0,)), buzz(24_000, (180.0,))
     converter = Converter(network)
     voice = converter.embed(high)
@@ -125,14 +125,14 @@ def test_the_mean_of_the_whole_is_known_from_its_first_word(network, buzz):
     )
 
 
-def test_minutes_of_silence_before_speech_do_not_hide_its_mean(network, buzz):
+def test_long_initial_silence_does_not_hide_the_mean_f0(network, buzz):
     converter, speech = Converter(network), buzz(32_000, (180.0,))
     late = torch.cat([torch.zeros(1, 1, 70 * 16_000), speech], dim=-1)
     known = converter.source_log_f0(late)
     assert known == pytest.approx(converter.source_log_f0(speech), abs=0.02)
 
 
-def test_it_is_found_again_where_the_config_says(network, folder, tmp_path, buzz):
+def test_recogniser_is_loaded_from_the_configured_folder(network, folder, tmp_path, buzz):
     export(tmp_path / "mine", network.config, network)
     loaded = Converter.from_pretrained(tmp_path / "mine")
     source = buzz(8_000, (130.0,))
@@ -144,7 +144,7 @@ def test_it_is_found_again_where_the_config_says(network, folder, tmp_path, buzz
         Converter.from_pretrained(tmp_path / "mine")
 
 
-def test_what_excludes_it_is_refused(tiny):
+def test_conflicting_encoders_are_refused(tiny):
     with pytest.raises(UserError, match="not both"):
         tiny("offline", recogniser="moonshine")
     with pytest.raises(UserError, match="content_ahead_ms"):
@@ -159,7 +159,7 @@ def test_moonshine_needs_no_transformers(folder, monkeypatch):
     assert frozen_recogniser(str(folder)).dim == SIZES["hidden_size"]
 
 
-def test_the_states_are_equal_to_a_teachers(folder, buzz):
+def test_states_equal_the_teachers(folder, buzz):
     from pretrain.teachers import load_teacher
 
     wave = buzz(8_000)

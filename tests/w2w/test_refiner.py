@@ -1,4 +1,4 @@
-"""The refiner: nearly nothing at first, exact in pieces, and deaf to the future."""
+"""The refiner: initialised as the identity, exact in pieces, causal."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ def case():
     return refiner, 0.1 * torch.randn(2, 1, FRAMES * HOP), torch.randn(2, WIDTH, FRAMES)
 
 
-def test_it_begins_as_the_identity(case):
+def test_refiner_is_initialised_as_the_identity(case):
     refiner, wave, features = case
     refined, _ = refiner.step(wave, features, refiner.begin(2))
     assert refined.shape == wave.shape
@@ -41,7 +41,7 @@ def test_pieces_equal_the_whole(case):
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-5)
 
 
-def test_no_sample_hears_beyond_its_own_frame(case):
+def test_refiner_does_not_look_beyond_its_frame(case):
     refiner, wave, features = case
     wave.requires_grad_()
     refined, _ = refiner.step(wave, features, refiner.begin(2))

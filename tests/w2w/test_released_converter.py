@@ -1,4 +1,4 @@
-"""The released converter: whatever the code becomes, its weights load and speak as they did."""
+"""The released converters: their weights load and give the recorded output."""
 
 import json
 
@@ -10,10 +10,9 @@ from torch.testing import assert_close
 from engine.checkpoint import load_weights
 from engine.config import from_json
 from w2w import Converter
-from w2w.earlier import RENAMED, upgraded_config
 from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork
-from w2w.weights import weights_folder
+from w2w.weights import RENAMED, upgraded_config, weights_folder
 
 EXPECTED = {
     "released": (
@@ -29,8 +28,8 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_released_converters_speak_as_they_did(name, buzz):
-    """Nearly: other processors round otherwise."""
+def test_released_converters_give_the_recorded_output(name, buzz):
+    """Up to the rounding of other processors."""
     converter = Converter.from_pretrained(name)
     numbers, samples = EXPECTED[name]
     voice = converter.embed(buzz(16_000, (210.0,), noise=0.0))
@@ -39,7 +38,7 @@ def test_the_released_converters_speak_as_they_did(name, buzz):
     assert_close(converted[0, 0, 1_000::1_000], torch.tensor(samples), rtol=1e-2, atol=2e-3)
 
 
-def test_an_offset_that_ends_is_no_click(buzz):
+def test_end_of_an_offset_gives_no_click(buzz):
     clip, offset = buzz(16_000, (210.0,)), torch.full((1, 1, 8_000), 0.3)
     whole, speaker = Converter.from_pretrained(), Converter.from_pretrained("released_live")
     live = speaker.stream(speaker.embed(clip), 320, engine="eager")
@@ -52,7 +51,7 @@ def test_an_offset_that_ends_is_no_click(buzz):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_released_weights_fit_their_config(name, buzz):
-    """What comes with the package is neither more nor less than the network asks for."""
+    """The packaged weights have exactly the network's parameters."""
     converter = Converter.from_pretrained(name)
     assert converter.network.streams == (name == "released_live")
     if converter.network.streams:
@@ -63,7 +62,7 @@ def test_released_weights_fit_their_config(name, buzz):
     assert path.stat().st_size < 16 * 2**20
 
 
-def test_a_converter_of_absolute_levels_loads_and_speaks_as_it_did(buzz, tmp_path):
+def test_converter_with_absolute_levels_gives_the_recorded_output(buzz, tmp_path):
     """Exports from before levels were relative: other names, other sizes by default, codes of unit length."""
     earlier = {
         "frame_ms": 10.0,

@@ -1,4 +1,4 @@
-"""Live conversion: any chunking gives the same samples, and the latency is what it says."""
+"""Streaming: any chunks give the same samples, and the latency is exact."""
 
 import math
 from itertools import pairwise
@@ -38,7 +38,7 @@ def test_chunks_of_any_length_equal_the_whole(case, cuts):
 
 
 @pytest.mark.parametrize("samples", [1, 160, 487])
-def test_a_stream_of_single_samples_is_whole_too(case, samples):
+def test_stream_of_single_samples_equals_the_whole(case, samples):
     converter, voice, source, _ = case
     source = source[..., :samples]
     live = converter.stream(voice, chunk_samples=1)
@@ -47,7 +47,7 @@ def test_a_stream_of_single_samples_is_whole_too(case, samples):
     assert_close(torch.cat([*parts, live.flush()], dim=-1), whole, rtol=0, atol=1e-5)
 
 
-def test_a_long_source_in_blocks_equals_one_pass(tiny, buzz, monkeypatch):
+def test_long_source_in_blocks_equals_one_pass(tiny, buzz, monkeypatch):
     monkeypatch.setattr("w2w.converter.BLOCK_S", 0.7)
     converter = Converter(ConverterNetwork(tiny()))
     source = buzz(6 * 16_000, f0=(110.0,))
@@ -58,7 +58,7 @@ def test_a_long_source_in_blocks_equals_one_pass(tiny, buzz, monkeypatch):
 
 
 @pytest.mark.parametrize("chunk", [160, 320, 100, 240])
-def test_no_sample_waits_longer_than_the_latency_says_and_one_waits_as_long(case, chunk):
+def test_latency_is_the_exact_maximum_delay(case, chunk):
     converter, voice, _, _ = case
     live = converter.stream(voice, chunk_samples=chunk)
     arrived, made, longest = 0, 0, 0
@@ -71,12 +71,12 @@ def test_no_sample_waits_longer_than_the_latency_says_and_one_waits_as_long(case
     assert longest == round(live.latency_ms * 16)
 
 
-def test_the_latency_at_one_hop_is_under_20_ms(case):
+def test_latency_at_one_hop_is_under_20_ms(case):
     converter, voice, _, _ = case
     assert converter.stream(voice, chunk_samples=converter.config.hop).latency_ms < 20
 
 
-def test_nan_is_refused_and_the_stream_goes_on_as_if_it_had_not_come(case):
+def test_nan_chunk_is_refused_and_the_stream_continues(case):
     converter, voice, source, whole = case
     live = converter.stream(voice)
     parts = [live.push(source[..., :1_000])]
@@ -86,7 +86,7 @@ def test_nan_is_refused_and_the_stream_goes_on_as_if_it_had_not_come(case):
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-5)
 
 
-def test_a_flushed_stream_takes_no_more_and_an_empty_one_is_empty(case):
+def test_flushed_stream_refuses_chunks_and_an_empty_one_gives_nothing(case):
     converter, voice, _, _ = case
     live = converter.stream(voice)
     assert live.flush().shape == (1, 1, 0)

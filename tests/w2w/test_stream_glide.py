@@ -1,4 +1,4 @@
-"""Another voice while one speaks: exact under any chunking, without a click, and arrived when it was said."""
+"""Changing the voice while streaming: exact for any chunks, without clicks, on time."""
 
 import math
 from itertools import pairwise
@@ -27,7 +27,7 @@ def case(request, tiny, buzz):
 
 
 def changing(converter, voices, source, cuts, changes, rate=None, over_ms=50.0):
-    """The result where the voice turns to the second and back, as often as there are changes."""
+    """The result with the voice changed to the second and back at each of the changes."""
     live, parts = converter.stream(voices[0], sample_rate=rate), []
     turn = 0
     for start, stop in pairwise(sorted({0, source.shape[-1], *cuts, *changes})):
@@ -45,14 +45,14 @@ def changing(converter, voices, source, cuts, changes, rate=None, over_ms=50.0):
     rate=st.sampled_from([16_000, 48_000]),
     over_ms=st.sampled_from([0.0, 3.0, 50.0]),
 )
-def test_a_change_is_exact_under_any_chunks(case, cuts, changes, rate, over_ms):
+def test_voice_glide_is_exact_for_any_chunks(case, cuts, changes, rate, over_ms):
     converter, voices, source = case
     arguments = (changes, rate, over_ms)
     made = changing(converter, voices, source, cuts, *arguments)
     assert_close(made, changing(converter, voices, source, [], *arguments), rtol=0, atol=1e-5)
 
 
-def test_before_the_change_nothing_changes_and_after_the_glide_the_voice_is_the_new_one(case):
+def test_glide_starts_and_ends_on_time(case):
     converter, voices, source = case
     live, steady = converter.stream(voices[0]), converter.stream(voices[0])
     assert torch.equal(live.push(source[..., :1_603]), steady.push(source[..., :1_603]))
@@ -67,7 +67,7 @@ def test_before_the_change_nothing_changes_and_after_the_glide_the_voice_is_the_
     assert not torch.allclose(expected, steady.push(source[..., 1_603:3_680])[..., -480:], atol=1e-3)
 
 
-def test_a_change_over_no_time_speaks_the_next_hop_with_the_new_voice(case):
+def test_immediate_change_applies_from_the_next_hop(case):
     converter, voices, source = case
     live = converter.stream(voices[0])
     live.push(source[..., :1_600])
@@ -76,7 +76,7 @@ def test_a_change_over_no_time_speaks_the_next_hop_with_the_new_voice(case):
     assert_close(live.push(source[..., 1_600:1_920]), expected, rtol=0, atol=1e-6)
 
 
-def test_a_voice_moves_in_a_straight_line_and_turns_from_where_it_is():
+def test_voice_ramp_is_linear_and_can_be_redirected():
     start, end, last = (torch.full((1, 3), value) for value in (0.0, 1.0, -1.0))
     glide = VoiceRamp.staying(start).toward(end, 4.0, 1_000.0, 1_600.0)
     assert_close(glide.at(500.0)[0], start)
@@ -90,7 +90,7 @@ def test_a_voice_moves_in_a_straight_line_and_turns_from_where_it_is():
     assert turned.at(2_600.0) == (last, 4.0)
 
 
-def test_the_pitch_glides_too(tiny, buzz):
+def test_pitch_glides_too(tiny, buzz):
     converter = Converter(ConverterNetwork(tiny()))
     converter.network.decoder.head.bands.bias.chunk(2)[1].fill_(-12.0)  # no noise, that there be a pitch
     source = buzz(32_000, f0=(130.0,), noise=0.0)
@@ -119,7 +119,7 @@ def flux(wave):
 
 
 @pytest.mark.parametrize("measure", [jumps, flux])
-def test_a_change_does_not_click_in_real_speech(speech_pack, measure):
+def test_voice_change_does_not_click_in_real_speech(speech_pack, measure):
     converter = Converter.from_pretrained("released_live")
     files = sorted(speech_pack.rglob("*.flac"))
     source = load(files[0], 16_000)[..., :48_000]

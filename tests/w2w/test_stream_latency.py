@@ -1,4 +1,4 @@
-"""The latency is what it says: no sample hears the future beyond it, and some hear it up to there."""
+"""The latency is the exact bound of look-ahead and delay."""
 
 import math
 
@@ -29,7 +29,7 @@ def converted(live, source):
 @pytest.mark.parametrize(
     ("rate", "chunk"), [(16_000, 160), (16_000, 100), (48_000, 480), (44_100, 441), (8_000, 80)]
 )
-def test_no_sample_waits_longer_than_said_and_one_waits_as_long(case, rate, chunk):
+def test_latency_is_exact_for_any_rate_and_chunk(case, rate, chunk):
     converter, voice = case
     live = converter.stream(voice, chunk, sample_rate=rate)
     arrived, made, longest = 0, 0, 0
@@ -43,7 +43,7 @@ def test_no_sample_waits_longer_than_said_and_one_waits_as_long(case, rate, chun
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000, 44_100])
-def test_gradients_come_from_no_later_than_the_latency_says_and_from_there(case, buzz, rate):
+def test_gradients_reach_exactly_to_the_look_ahead(case, buzz, rate):
     converter, voice = case
     hop = rate // 100
     live = converter.stream(voice, hop, sample_rate=rate)
@@ -61,8 +61,8 @@ def test_gradients_come_from_no_later_than_the_latency_says_and_from_there(case,
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
-def test_what_comes_later_changes_no_sample_nor_its_pitch(case, buzz, rate):
-    """Pitch passes no gradient: it is a fact about the source. So the source is changed and compared."""
+def test_later_input_changes_neither_samples_nor_f0(case, buzz, rate):
+    """Pitch has no gradient, so the source is changed and outputs are compared."""
     converter, voice = case
     hop = rate // 100
     live = converter.stream(voice, hop, sample_rate=rate)
@@ -79,7 +79,7 @@ def test_what_comes_later_changes_no_sample_nor_its_pitch(case, buzz, rate):
     assert nearest < 56 * rate // 16_000
 
 
-def test_an_impulse_is_heard_by_the_pitch_tracker_no_earlier_than_its_frame(tiny, buzz):
+def test_impulse_reaches_the_f0_tracker_no_earlier_than_its_frame(tiny, buzz):
     network = ConverterNetwork(tiny())
     source = buzz(6_400, f0=(140.0,))
     before = network.pitch(source)
@@ -93,7 +93,7 @@ def test_an_impulse_is_heard_by_the_pitch_tracker_no_earlier_than_its_frame(tiny
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000, 44_100, 8_000, 96_000, 192_000])
-def test_the_released_converter_is_within_20_ms(released, rate):
+def test_released_converter_is_within_20_ms(released, rate):
     voice = torch.zeros(1, released.network.voice_dim)
     live = released.stream(voice, chunk_samples=rate // 100, sample_rate=rate)
     assert 10.0 < live.latency_ms <= 20.0

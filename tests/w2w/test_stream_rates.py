@@ -1,4 +1,4 @@
-"""Live conversion at other rates than the network's: exact, as long as the source, and in its time."""
+"""Streaming at other rates than the network's: exact, equal length, aligned."""
 
 import math
 from itertools import pairwise
@@ -41,7 +41,7 @@ def test_any_chunks_equal_convert_at_any_rate(case, rate, cuts):
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100])
-def test_single_samples_are_whole_too(case, rate):
+def test_single_samples_equal_the_whole_at_any_rate(case, rate):
     converter, voice, sources, _ = case
     source = sources[rate][..., :487]
     live = converter.stream(voice, 1, sample_rate=rate)
@@ -51,13 +51,13 @@ def test_single_samples_are_whole_too(case, rate):
 
 @pytest.mark.parametrize("samples", [1, 2, 479, 480, 481, 1_333])
 @pytest.mark.parametrize("rate", [48_000, 44_100, 8_000])
-def test_a_result_is_as_long_as_its_source_at_any_rate(case, rate, samples):
+def test_result_is_as_long_as_its_source_at_any_rate(case, rate, samples):
     converter, voice, sources, _ = case
     source = sources[rate][..., :samples]
     assert converter.convert(source, voice, sample_rate=rate).shape == source.shape
 
 
-def test_a_long_source_in_blocks_equals_one_pass_at_another_rate(case, monkeypatch):
+def test_long_source_in_blocks_equals_one_pass_at_another_rate(case, monkeypatch):
     converter, voice, sources, wholes = case
     monkeypatch.setattr("w2w.converter.BLOCK_S", 0.013)
     made = converter.convert(sources[44_100], voice, sample_rate=44_100)
@@ -65,7 +65,7 @@ def test_a_long_source_in_blocks_equals_one_pass_at_another_rate(case, monkeypat
 
 
 class Repeats:
-    """Converts nothing: what went in comes out, late by the look-ahead, as from any network."""
+    """Returns its input, late by the look-ahead."""
 
     def __init__(self, network):
         self.late = network.look_ahead
@@ -79,7 +79,7 @@ class Repeats:
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 48_000, 96_000, 192_000])
-def test_a_result_keeps_its_sources_time(case, rate):
+def test_output_is_aligned_with_the_source(case, rate):
     converter, voice, _, _ = case
     time = torch.arange(rate // 4).double() / rate
     source = sum(torch.sin(2 * math.pi * hertz * time + hertz) for hertz in (170.0, 900.0, 2_300.0))
@@ -90,7 +90,7 @@ def test_a_result_keeps_its_sources_time(case, rate):
     assert_close(made[..., inner], source[..., inner], rtol=0, atol=6e-3)
 
 
-def test_an_offline_converter_takes_any_rate(tiny, buzz):
+def test_offline_converter_takes_any_rate(tiny, buzz):
     offline = Converter(ConverterNetwork(tiny("offline")))
     source = buzz(4_001, f0=(150.0,), rate=44_100)
     voice = offline.embed(buzz(8_000, f0=(150.0,)))
@@ -102,7 +102,7 @@ def test_an_offline_converter_takes_any_rate(tiny, buzz):
 
 
 @pytest.mark.parametrize("rate", [7_999, 192_001])
-def test_a_rate_beyond_the_range_is_refused(case, rate):
+def test_rate_beyond_the_range_is_refused(case, rate):
     converter, voice, sources, _ = case
     with pytest.raises(UserError, match="192000"):
         converter.stream(voice, sample_rate=rate)

@@ -1,4 +1,4 @@
-"""A stream's state in the open: kept, copied, resumed, for many sources at once, and of constant size."""
+"""External stream states: copied, resumed, batched, of constant size."""
 
 import copy
 import gc
@@ -33,7 +33,7 @@ def tensors(state) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_steps_with_the_state_outside_are_pushes(case, buzz, rate):
+def test_step_with_external_state_equals_push(case, buzz, rate):
     converter, voice = case
     source = buzz(3_000, f0=(140.0,), rate=rate)
     live = converter.stream(voice, sample_rate=rate)
@@ -49,7 +49,7 @@ def test_steps_with_the_state_outside_are_pushes(case, buzz, rate):
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
-def test_a_state_may_be_kept_copied_and_resumed_more_than_once(case, buzz, rate, tmp_path):
+def test_state_can_be_copied_and_resumed_repeatedly(case, buzz, rate, tmp_path):
     converter, voice = case
     source = buzz(3_000, f0=(140.0,), rate=rate)
     live = converter.stream(voice, sample_rate=rate)
@@ -65,7 +65,7 @@ def test_a_state_may_be_kept_copied_and_resumed_more_than_once(case, buzz, rate,
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
-def test_sources_side_by_side_are_converted_as_alone(case, buzz, rate):
+def test_batched_sources_equal_single_ones(case, buzz, rate):
     converter, voice = case
     voices = torch.cat([voice, voice + 0.2, voice - 0.1])
     sources = buzz(2_500, f0=(110.0, 150.0, 220.0), rate=rate)
@@ -78,13 +78,13 @@ def test_sources_side_by_side_are_converted_as_alone(case, buzz, rate):
 
 @pytest.fixture
 def few_objects():
-    """What lived before is not looked at by the garbage collector: that takes seconds in a long session."""
+    """Existing objects are frozen for the garbage collector, which would take seconds in a long session."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.mark.parametrize(("rate", "chunk"), [(48_000, 480), (16_000, 100)])
-def test_nothing_grows_however_long_a_stream_lasts(case, rate, chunk, few_objects):
+def test_stream_state_has_constant_size(case, rate, chunk, few_objects):
     converter, voice = case
     live = converter.stream(voice, chunk, sample_rate=rate)
     sizes, counts, held = [], [], []
@@ -102,7 +102,7 @@ def test_nothing_grows_however_long_a_stream_lasts(case, rate, chunk, few_object
     assert max(counts[1:]) <= counts[0]
 
 
-def test_changes_of_voice_do_not_pile_up(case):
+def test_repeated_voice_changes_use_no_memory(case):
     converter, voice = case
     live = converter.stream(voice, 160)
     sizes = []
@@ -113,7 +113,7 @@ def test_changes_of_voice_do_not_pile_up(case):
     assert len(set(sizes[2:])) == 1
 
 
-def test_no_state_holds_on_to_a_long_chunk(case, buzz):
+def test_state_does_not_reference_long_chunks(case, buzz):
     converter, voice = case
     live = converter.stream(voice, sample_rate=48_000)
     _, long = live.step(buzz(48_001, f0=(150.0,), rate=48_000), live.begin())
@@ -121,7 +121,7 @@ def test_no_state_holds_on_to_a_long_chunk(case, buzz):
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
-def test_what_does_not_fit_is_refused(case):
+def test_mismatched_chunks_and_voices_are_refused(case):
     converter, voice = case
     live = converter.stream(voice)
     with pytest.raises(UserError, match="same converter"):

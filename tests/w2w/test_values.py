@@ -1,4 +1,4 @@
-"""What a program hands over is checked at the door: integers, arrays, rates and numbers that are none."""
+"""Values handed over by programs are checked: integers, arrays, rates, numbers."""
 
 import jaxtyping
 import pytest
@@ -12,7 +12,7 @@ from w2w.networks.network import ConverterNetwork
 
 @pytest.fixture
 def refused(tiny, monkeypatch):
-    """What is refused, by the words of the refusal, apart from the tests' own checks of shapes."""
+    """Check that calls are refused, with the tests' shape checks off."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     c, x = Converter(ConverterNetwork(tiny())), torch.rand(1, 1, 4_000) - 0.5
     v = torch.zeros(1, c.network.voice_dim)
@@ -34,11 +34,12 @@ def refused(tiny, monkeypatch):
         "must be a number within 36": [
             lambda s=s: c.convert(x, v, semitones=s) for s in (float("nan"), 1e9, "up")
         ],
+        "embed it with the same converter": [lambda: c.stream(torch.zeros(1, 3))],
         "the voice holds NaN": [lambda: c.convert(x, v * float("nan")), lambda: c.stream(v * float("nan"))],
     }
 
 
-def test_the_converter_refuses_what_is_no_wave_voice_rate_or_pitch(refused):
+def test_converter_refuses_values_of_wrong_type_or_shape(refused):
     for words, calls in refused.items():
         for call in calls:
             with pytest.raises(ValueError, match=words):
@@ -58,18 +59,18 @@ def test_the_converter_refuses_what_is_no_wave_voice_rate_or_pitch(refused):
         (None, "of type NoneType"),
     ],
 )
-def test_what_is_no_wave_is_refused(wave, words):
+def test_wrong_waves_are_refused(wave, words):
     with pytest.raises(UserError, match=f"the source .*{words}"):
         check_wave(wave, "the source")
 
 
 @pytest.mark.parametrize("rate", [-1, 0, 999, 10**7, 16_000.0, True, None, "16000", float("nan")])
-def test_what_is_no_rate_is_refused(rate):
+def test_wrong_rates_are_refused(rate):
     with pytest.raises(UserError, match="is no sample rate"):
         check_rate(rate)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 40.0, "1", None])
-def test_what_is_no_number_is_refused(number):
+def test_wrong_numbers_are_refused(number):
     with pytest.raises(UserError, match="must be a number within 36 of 0"):
         check_number(number, "semitones", 36.0)

@@ -1,4 +1,4 @@
-"""Fitting a voice to its recordings: nearer to them, the same every time, nothing else moved."""
+"""Fitting a voice to its recordings: closer to them, deterministic, cached."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def clips(buzz):
     return list(buzz(24_000, (140.0, 150.0)).split(1))
 
 
-def test_a_fitted_voice_rebuilds_what_it_was_not_fitted_to(converter, clips):
+def test_fitted_voice_improves_held_out_speech(converter, clips):
     heard, unseen = clips
     voice = converter.embed(heard)
     weights = {name: tensor.clone() for name, tensor in converter.network.state_dict().items()}
@@ -40,7 +40,7 @@ def test_a_fitted_voice_rebuilds_what_it_was_not_fitted_to(converter, clips):
     assert all(p.grad is None for p in converter.network.parameters())
 
 
-def test_the_same_recordings_give_the_same_voice_and_quiet_ones_too(converter, clips, monkeypatch):
+def test_fitting_is_deterministic_and_independent_of_level(converter, clips, monkeypatch):
     voice = converter.embed(clips[0])
     first = voice_fitting.fitted(converter.network, voice, clips, steps=3)
     assert_close(voice_fitting.fitted(converter.network, voice, clips, steps=3), first, rtol=0, atol=0)
@@ -48,7 +48,7 @@ def test_the_same_recordings_give_the_same_voice_and_quiet_ones_too(converter, c
     assert_close(voice_fitting.fitted(converter.network, voice, quiet, steps=3), first, rtol=0, atol=0.05)
 
 
-def test_a_voice_is_fitted_once(converter, clips, monkeypatch):
+def test_fitted_voice_is_cached(converter, clips, monkeypatch):
     voice = converter.embed(clips[0])
     first = converter.fit(voice, clips, steps=2)
     monkeypatch.setattr(voice_fitting, "fitted", lambda *_, **__: pytest.fail("fitted again"))
@@ -57,7 +57,7 @@ def test_a_voice_is_fitted_once(converter, clips, monkeypatch):
     assert converter.fit(voice, clips) is voice  # tests fit nothing unless they ask
 
 
-def test_a_damaged_cache_and_a_short_clip_do_no_harm(converter, clips, tmp_path, monkeypatch):
+def test_damaged_cache_and_short_clips_are_handled(converter, clips, tmp_path, monkeypatch):
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path))
     voice = converter.embed(clips[0])
     first = converter.fit(voice, [clips[0][..., :2_000]], steps=1)
@@ -67,6 +67,6 @@ def test_a_damaged_cache_and_a_short_clip_do_no_harm(converter, clips, tmp_path,
     assert np.isfinite(first.numpy()).all()
 
 
-def test_numbers_of_steps_that_make_no_sense_are_refused():
+def test_invalid_numbers_of_steps_are_refused():
     with pytest.raises(UserError, match="--fit-steps -1 must be from 0"):
         check_fit_steps(-1)

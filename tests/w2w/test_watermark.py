@@ -1,4 +1,4 @@
-"""The mark: the same however a sound arrives, faint, silent in silence; found where it is, and only there."""
+"""The watermark: exact streaming, audibility, robustness, detection and false alarms."""
 
 import math
 
@@ -21,7 +21,7 @@ RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 
 @pytest.fixture(scope="module")
 def talk():
-    """Noise that comes and goes like syllables, coloured like speech: 4 s at 16 kHz."""
+    """Speech-like noise: modulated like syllables and coloured like speech, 4 s at 16 kHz."""
     torch.manual_seed(5)
     time = torch.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
     spectrum = torch.fft.rfft(torch.randn(1, 1, len(time)))
@@ -51,14 +51,14 @@ def test_chunks_equal_the_whole(cuts, rate, batch):
     assert_close(torch.cat(parts, dim=-1), marker.mark(wave), rtol=0, atol=1e-5)
 
 
-def test_long_sounds_are_marked_in_blocks_without_a_seam():
+def test_long_audio_is_marked_in_blocks_without_a_seam():
     marker, wave = Marker(16_000), torch.randn(1, 1, 50_000)
     pieces = torch.cat(list(marker.marked(wave.split(777, dim=-1))), dim=-1)
     assert_close(pieces, marker.mark(wave), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_no_sample_waits_and_none_sees_the_future(rate):
+def test_marker_is_causal_and_adds_no_latency(rate):
     marker, wave = Marker(rate), torch.randn(1, 1, rate // 10)
     later = wave.clone()
     later[..., rate // 20 :] += 1
@@ -67,27 +67,27 @@ def test_no_sample_waits_and_none_sees_the_future(rate):
     assert_close((after - before)[..., rate // 20], torch.ones(1, 1), rtol=0, atol=1e-5)  # at once, unchanged
 
 
-def test_the_mark_is_thirty_decibels_below_what_is_like_speech(talk, marked):
+def test_mark_is_30_db_below_speech(talk, marked):
     assert -40 < 10 * (marked - talk).square().mean().div(talk.square().mean()).log10() < -22
 
 
-def test_silence_stays_silent_and_falls_silent_soon_after_a_sound(talk):
+def test_silence_stays_silent(talk):
     assert not Marker(16_000).mark(torch.zeros(1, 1, 4_000)).any()
     cut = torch.cat([talk[..., :8_000], torch.zeros(1, 1, 8_000)], dim=-1)
     assert Marker(16_000).mark(cut)[..., 8_000 + 2 * LAST :].abs().max() < 1e-7
 
 
-def test_the_mark_scales_with_the_sound(talk, marked):
+def test_mark_scales_with_the_signal(talk, marked):
     assert_close(Marker(16_000).mark(1e-3 * talk), 1e-3 * marked, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_a_mark_put_in_at_any_rate_is_found(talk, rate):
+def test_mark_added_at_any_rate_is_detected(talk, rate):
     there = Marker(rate).mark(resample(talk, SAMPLE_RATE, rate))
     assert detect([resample(there, rate, SAMPLE_RATE)]).false_alarm < 1e-8
 
 
-def test_a_marked_sound_is_found_and_an_unmarked_one_is_not(talk, marked):
+def test_marked_audio_is_detected_and_unmarked_is_not(talk, marked):
     found, other = detect([marked]), detect([talk])
     assert found.marked
     assert found.false_alarm < 1e-12
@@ -98,7 +98,7 @@ def test_a_marked_sound_is_found_and_an_unmarked_one_is_not(talk, marked):
     assert other.seconds <= 1
 
 
-def test_another_key_neither_finds_the_mark_nor_hides_it(talk, marked):
+def test_other_keys_neither_detect_nor_hide_the_mark(talk, marked):
     assert not detect([marked], "mine").marked
     both = Marker(16_000, "mine").mark(marked)
     assert detect([both], "mine").marked
@@ -106,7 +106,7 @@ def test_another_key_neither_finds_the_mark_nor_hides_it(talk, marked):
     assert detect([Marker(16_000, 7).mark(talk)], 7).marked
 
 
-def test_pieces_are_the_whole(marked):
+def test_detection_does_not_depend_on_the_pieces(marked):
     whole = detect([marked.repeat(1, 1, 6)])
     pieces = detect(marked.repeat(1, 1, 6).split(1_234, dim=-1))
     assert pieces == whole
@@ -129,17 +129,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_mark_survives(marked, change):
+def test_mark_survives_common_processing(marked, change):
     assert detect([change(marked)]).marked
 
 
 @pytest.mark.parametrize(("rate", "speed"), [(16_800, 1 / 1.05), (12_800, 1.25), (15_200, 1 / 0.95)])
-def test_the_speed_is_told(marked, rate, speed):
+def test_changed_speed_is_estimated(marked, rate, speed):
     # Fewer samples for the same sound: it is played faster.
     assert detect([resample(marked, 16_000, rate)]).speed == pytest.approx(speed, abs=0.002)
 
 
-def test_a_marked_stretch_of_a_long_file_is_found(talk, marked):
+def test_marked_excerpt_of_a_long_file_is_detected(talk, marked):
     torch.manual_seed(1)
     noise = 0.1 * torch.randn(1, 1, 60 * SAMPLE_RATE)
     noise[..., 320_000 : 320_000 + marked.shape[-1]] = marked
@@ -151,13 +151,13 @@ def test_a_marked_stretch_of_a_long_file_is_found(talk, marked):
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 20_000])
 @pytest.mark.parametrize("value", [0.0, 0.5])
-def test_what_holds_nothing_is_not_marked(samples, value):
+def test_silence_and_empty_audio_are_not_marked(samples, value):
     found = detect([torch.full((1, 1, samples), value)])
     assert not found.marked
     assert math.isfinite(found.false_alarm)
 
 
-def test_scores_of_unrelated_keys_follow_the_normal_law_whatever_the_sound():
+def test_scores_of_unrelated_keys_are_standard_normal():
     time = np.arange(SPAN)
     profiles = {
         "noise": np.random.default_rng(0).standard_normal(SPAN),
@@ -172,7 +172,7 @@ def test_scores_of_unrelated_keys_follow_the_normal_law_whatever_the_sound():
         assert (scores > 2.326).mean() < 0.03, name
 
 
-def test_false_alarms_of_a_file_are_no_more_than_promised():
+def test_false_alarm_rate_is_within_its_bound():
     rng = np.random.default_rng(3)
     files = [judge(rng.standard_normal((20, SPAN)), DEFAULT_KEY, 20.0, 0.05) for _ in range(40)]
     assert sum(found.marked for found in files) <= 7
@@ -180,6 +180,6 @@ def test_false_alarms_of_a_file_are_no_more_than_promised():
 
 
 @pytest.mark.parametrize("rate", [0, 4_000, 200_000])
-def test_a_rate_that_cannot_be_marked_is_refused(rate):
+def test_rate_that_cannot_be_marked_is_refused(rate):
     with pytest.raises(UserError, match=f"not of {rate} Hz"):
         Marker(rate)

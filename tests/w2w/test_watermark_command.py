@@ -1,4 +1,4 @@
-"""The commands: what w2w.convert writes is marked unless told not to, and the detector says so."""
+"""The watermark command, and the watermark in conversions."""
 
 import json
 
@@ -32,7 +32,7 @@ def ends_with(line: str) -> int:
     return int(end.value.code or 0)
 
 
-def test_the_command_tells_marked_from_unmarked(here, capsys):
+def test_command_distinguishes_marked_from_unmarked(here, capsys):
     assert ends_with("in/marked.wav") == 0
     assert ends_with("plain.wav in/marked.wav") == 1
     first, second, third = capsys.readouterr().out.splitlines()
@@ -41,7 +41,7 @@ def test_the_command_tells_marked_from_unmarked(here, capsys):
     assert second.startswith("plain.wav: not marked, false alarm ")
 
 
-def test_json_is_one_object_a_line(here, capsys):
+def test_json_output_is_one_object_per_line(here, capsys):
     ends_with("in plain.wav --json")
     marked, plain = map(json.loads, capsys.readouterr().out.splitlines())
     assert marked["file"] == "in/marked.wav"
@@ -50,11 +50,11 @@ def test_json_is_one_object_a_line(here, capsys):
     assert set(marked) == {"file", "marked", "false_alarm", "seconds", "duration", "speed"}
 
 
-def test_the_key_matters(here, capsys):
+def test_key_option_is_used(here, capsys):
     assert ends_with("in/marked.wav --key mine") == 1
 
 
-def test_two_channels_at_another_rate_are_heard_as_one(here, capsys):
+def test_stereo_at_another_rate_is_mixed_and_resampled(here, capsys):
     wave = load("in/marked.wav", 44_100)[0, 0].numpy()
     soundfile.write("stereo.flac", np.stack([wave, 0.5 * wave], axis=1), 44_100)
     assert ends_with("stereo.flac") == 0
@@ -78,7 +78,7 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
     assert said.count("\n") == 1
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_heard(here, capsys):
+def test_unreadable_files_are_listed_and_the_rest_checked(here, capsys):
     (here / "in/text.wav").write_text("This is a letter, not a recording. " * 20)
     assert ends_with("in nowhere.wav") == 2
     said = capsys.readouterr()
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_heard(here, capsys):
     assert "1 checked, 2 left out:\n  there is no file nowhere.wav\n  in/text.wav is not audio" in said.err
 
 
-def test_conversions_are_marked_unless_told_not_to(here, monkeypatch, tiny):
+def test_conversions_are_marked_unless_disabled(here, monkeypatch, tiny):
     torch.manual_seed(3)
     model = export(here / "model", tiny(), ConverterNetwork(tiny()))
     monkeypatch.setattr("w2w.weights.RELEASED", model)

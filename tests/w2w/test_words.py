@@ -1,4 +1,4 @@
-"""The tie of voices to words: what it refuses, that it repeats itself, that it learns what captions say."""
+"""The tie of voices to words: refusals, repeatability, what the maps learn."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,6 @@ from data.audio import load, save
 from data.manifest import Row, write_manifest
 from data.voice_captions import fit_scale
 from data.voice_meter import VoiceMeasures
-from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import TowersConfig, open_towers
@@ -33,7 +32,7 @@ OLD_MAN = "an old man, low and rough"
 
 
 def small_clip(folder: Path, seed: int) -> Path:
-    """A CLIP that has learned nothing but its tokens."""
+    """An untrained CLIP with a trained tokeniser."""
     torch.manual_seed(seed)
     config = SmallCLIPConfig(
         dim=32, picture_size=32, picture_width=4, text_width=32, text_layers=1, vocabulary=300
@@ -47,14 +46,8 @@ def clip(tmp_path_factory) -> Path:
     return small_clip(tmp_path_factory.mktemp("clip"), seed=0)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny) -> Path:
-    torch.manual_seed(3)
-    return export(tmp_path_factory.mktemp("model"), tiny(), ConverterNetwork(tiny()))
-
-
 def some_voices(dim: int, count: int = 80, seed: int = 0) -> KnownVoices:
-    """Voices whose pitch decides everything that is measured of them."""
+    """Random voices whose measures are functions of their entries."""
     generator = torch.Generator().manual_seed(seed)
     voice = torch.randn(count, dim, generator=generator)
     woman = torch.arange(count) % 2
@@ -85,7 +78,7 @@ def tied(model, clip, tmp_path_factory) -> tuple[Converter, Path]:
     return Converter.from_pretrained(model, words=folder), folder
 
 
-def test_words_make_voices_that_convert_stream_and_blend(tied, buzz):
+def test_voices_from_text_convert_stream_and_blend(tied, buzz):
     converter, _ = tied
     voice, source = converter.embed_text(OLD_MAN), buzz(4_000, f0=(150.0,))
     assert voice.shape == (1, converter.config.style.voice_dim)
@@ -96,7 +89,7 @@ def test_words_make_voices_that_convert_stream_and_blend(tied, buzz):
     assert converter.convert(source, converter.blend([voice, other], [0.5, 0.5])).shape == source.shape
 
 
-def test_the_same_words_make_the_same_voice_and_seeds_repeat(tied):
+def test_voice_from_text_is_deterministic_and_seeds_repeat(tied):
     converter, _ = tied
     assert torch.equal(converter.embed_text(OLD_MAN), converter.embed_text(OLD_MAN, seed=5))
     one, again, other = (converter.embed_text(OLD_MAN, variety=1.0, seed=s) for s in (1, 1, 2))
@@ -105,7 +98,7 @@ def test_the_same_words_make_the_same_voice_and_seeds_repeat(tied):
 
 
 def bag_of_words(captions: list[str]) -> torch.Tensor:
-    """A text tower that counts words, each along a direction of its own."""
+    """A text tower that adds a random direction for each word."""
     rows = []
     for caption in captions:
         words = caption.replace(",", "").split()
@@ -115,7 +108,7 @@ def bag_of_words(captions: list[str]) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
 
-def test_both_maps_learn_what_captions_say():
+def test_both_maps_learn_the_captions():
     known_voices, held = some_voices(13, 200), some_voices(13, 40, seed=1)
     config, rng = (
         FittingConfig(steps=150, captions=4, batch=48, lr=1e-2, check_every=30),
@@ -140,7 +133,7 @@ def test_both_maps_learn_what_captions_say():
     assert float(right.float().mean()) > 0.8
 
 
-def test_pictures_make_voices_from_files_and_tensors(tied, tmp_path):
+def test_voices_are_made_from_picture_files_and_tensors(tied, tmp_path):
     converter, _ = tied
     face = portraits(1).pictures[0]
     Image.fromarray(face.permute(1, 2, 0).numpy()).save(tmp_path / "face.png")
@@ -150,7 +143,7 @@ def test_pictures_make_voices_from_files_and_tensors(tied, tmp_path):
     assert_close(from_file, converter.embed_image(face[None]))
 
 
-def test_a_voice_is_described_by_one_word_a_trait(tied):
+def test_voice_description_has_one_word_per_trait(tied):
     converter, _ = tied
     words = converter.describe(converter.embed_text("a woman"), count=6)
     assert len(words) == 6
@@ -159,14 +152,14 @@ def test_a_voice_is_described_by_one_word_a_trait(tied):
         converter.describe(torch.zeros(1, 3))
 
 
-def test_a_saved_tie_is_the_same_and_carries_a_small_clip(tied, model):
+def test_saved_tie_round_trips_with_a_small_clip(tied, model):
     converter, folder = tied
     assert {"config.json", "model.safetensors", "clip"} <= {path.name for path in folder.iterdir()}
     again = Converter.from_pretrained(model, words=folder)
     assert torch.equal(again.embed_text(OLD_MAN), converter.embed_text(OLD_MAN))
 
 
-def test_a_converter_without_a_tie_says_how_to_get_one(model):
+def test_missing_tie_is_reported_with_a_remedy(model):
     converter = Converter.from_pretrained(model)
     for ask in (lambda: converter.embed_text(OLD_MAN), lambda: converter.embed_image("face.png")):
         with pytest.raises(UserError, match="not tied"):
@@ -175,7 +168,7 @@ def test_a_converter_without_a_tie_says_how_to_get_one(model):
         Converter.from_pretrained(model, words="nowhere").embed_text(OLD_MAN)
 
 
-def test_other_towers_and_other_converters_are_refused(tied, tiny, tmp_path):
+def test_tie_refuses_other_clips_and_converters(tied, tiny, tmp_path):
     _, folder = tied
     other = open_towers(TowersConfig(name=str(small_clip(tmp_path / "other", seed=9))))
     config = WordsConfig(towers_key="another", clip_dim=32, voice_dim=13)
@@ -189,7 +182,7 @@ def test_other_towers_and_other_converters_are_refused(tied, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n"])
-def test_text_that_says_nothing_is_refused(tied, text):
+def test_empty_text_is_refused(tied, text):
     with pytest.raises(UserError, match="empty"):
         tied[0].embed_text(text)
 
@@ -200,7 +193,7 @@ def test_impossible_variety_is_refused(tied, variety):
         tied[0].embed_text(OLD_MAN, variety=variety)
 
 
-def test_what_is_no_picture_is_refused(tied, tmp_path):
+def test_unusable_pictures_are_refused(tied, tmp_path):
     converter, _ = tied
     (tmp_path / "notes.png").write_text("not a picture")
     for picture, said in (
@@ -214,7 +207,7 @@ def test_what_is_no_picture_is_refused(tied, tmp_path):
             converter.embed_image(picture)
 
 
-def test_the_density_is_a_mixture_of_gaussians():
+def test_density_is_a_mixture_of_gaussians():
     generator = torch.Generator().manual_seed(0)
     density = Density(
         torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[[0.0], [4.0]]]), torch.tensor([[[1.0], [0.5]]])
@@ -230,7 +223,7 @@ def test_the_density_is_a_mixture_of_gaussians():
     assert float(drawn.mean()) == pytest.approx(3.0, abs=0.15)
 
 
-def test_coordinates_keep_a_voice_of_few_dimensions():
+def test_coordinates_round_trip_for_few_dimensions():
     network = WordsNetwork(WordsConfig(clip_dim=8, voice_dim=13))
     voices = some_voices(13).voice
     network.settle(voices)
@@ -239,7 +232,7 @@ def test_coordinates_keep_a_voice_of_few_dimensions():
     assert_close(coordinates[:, :12].std(0), torch.ones(12), atol=1e-3, rtol=1e-3)
 
 
-def test_captions_name_what_is_known_of_a_voice():
+def test_captions_mention_the_measured_traits():
     known_voices = some_voices(13)
     config = FittingConfig(captions=3)
     scale = fit_scale(known_voices.measures, known_voices.gender)
@@ -250,14 +243,14 @@ def test_captions_name_what_is_known_of_a_voice():
     assert all(word in text for word in ("woman", "man", "low", "rough", "bright"))
 
 
-def test_made_voices_keep_their_gender_and_stay_near():
+def test_interpolated_voices_keep_their_gender():
     known_voices = some_voices(13)
     made = between(known_voices, 50, np.random.default_rng(0))
     for voice, known in zip(made.voice, made.known):
         assert (float(voice[-1]) > math.log(148)) == (known.gender == "F")
 
 
-def test_the_commands_tie_and_convert(model, clip, tmp_path, buzz, capsys, monkeypatch):
+def test_tie_and_convert_commands_run(model, clip, tmp_path, buzz, capsys, monkeypatch):
     # An untrained converter says nothing voiced: the recordings' own measures must do here.
     monkeypatch.setattr("w2w.tie.as_spoken", lambda converter, known_voices, probes: known_voices)
     monkeypatch.chdir(tmp_path)
@@ -277,7 +270,7 @@ def test_the_commands_tie_and_convert(model, clip, tmp_path, buzz, capsys, monke
     assert load("told.wav").shape == load("seen.wav").shape == (1, 1, 8_000)
 
 
-def test_a_converter_that_says_nothing_voiced_is_refused(model, clip, tmp_path, buzz, capsys):
+def test_converter_without_voiced_output_is_refused(model, clip, tmp_path, buzz, capsys):
     for number in range(8):
         save(tmp_path / f"{number}/a.wav", buzz(12_000, f0=(110.0 + 15 * number,)), 16_000)
     with pytest.raises(SystemExit):
@@ -288,7 +281,7 @@ def test_a_converter_that_says_nothing_voiced_is_refused(model, clip, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["released", "released_live"])
-def test_the_released_ties_belong_to_the_released_converters(name):
+def test_released_ties_fit_the_released_converters(name):
     converter = Converter.from_pretrained(name)
     if converter.words is None:
         pytest.skip("no words come with this copy")
@@ -299,18 +292,3 @@ def test_the_released_ties_belong_to_the_released_converters(name):
     assert hertz["a woman"] > 1.3 * hertz["a man"]
     assert hertz["a man"] > 1.1 * hertz["a man with a very low voice"]
     assert hertz["an old man, low and rough"] < hertz["a man"]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("me.wav --text x --reference her.wav --out o.wav", "--reference and --text were given"),
-        ("me.wav --reference her.wav --variety 1 --out o.wav", "--variety goes with"),
-        ("me.wav --text old --data x.csv --out o.wav", "--data goes with"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(line, said, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        convert(line.split())
-    assert said in capsys.readouterr().err

@@ -91,17 +91,16 @@ def converted_in_windows(
 
 
 Wave = Float[Tensor, "batch 1 samples"]
-WavePiece = Float[Tensor, "batch 1 _"]
 
 
 class Progress(NamedTuple):
     """State of a streaming conversion between steps."""
 
-    wave: WavePiece
+    wave: Float[Tensor, "batch 1 _"]
     """The source's last samples, which the next frames' windows cover."""
     network: Any
     """The mel network's state."""
-    mel: Float[Tensor, "batch n_mels _"]
+    mel: Piece
     """Converted frames: ``before`` frames of left context for the vocoder, then those not yet synthesised."""
     before: int
     n_synthesised: int
@@ -126,43 +125,19 @@ class TwoStage(nn.Module):
         check_definition(mel_network.mel, vocoder.mel, "the output of this converter")
         self.mel_network, self.vocoder = mel_network, vocoder
         self.config, self.mel = mel_network.config, mel_network.mel
-        self.log_mel: LogMel | None = live_log_mel(self.mel) if self.streams else None
-
-    @property
-    def sample_rate(self) -> int:
-        return self.mel.sample_rate
-
-    @property
-    def hop(self) -> int:
-        return self.mel.hop * self.mel_network.frames_per_step
-
-    @property
-    def look_ahead(self) -> int:
-        """Samples by which the output of ``step`` lags: the look-ahead of mel window and vocoder."""
-        return reach_ahead(self.mel) + self.halo * self.mel.hop if self.streams else 0
-
-    @property
-    def halo(self) -> int:
+        self.sample_rate, self.voice_dim = self.mel.sample_rate, mel_network.voice_dim
+        self.hop = self.mel.hop * mel_network.frames_per_step
+        self.needs_whole = mel_network.needs_whole or self._vocoder_needs_whole()
+        self.streams = not self.needs_whole
+        self.halo = vocoder.network.halo if self.streams else 0
         """Context frames that the vocoder needs on either side of a frame."""
-        return self.vocoder.network.halo
+        self.look_ahead = reach_ahead(self.mel) + self.halo * self.mel.hop if self.streams else 0
+        self.log_mel = live_log_mel(self.mel) if self.streams else None
 
-    @property
-    def voice_dim(self) -> int:
-        return self.mel_network.voice_dim
-
-    @property
-    def streams(self) -> bool:
-        """Whether the signal can be converted in chunks."""
-        return not self.needs_whole
-
-    @property
-    def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why; empty if none does."""
-        name = kind_of(self.vocoder.config.network)
-        if not self.mel_network.streams:
-            return self.mel_network.needs_whole
+    def _vocoder_needs_whole(self) -> str:
         if not hasattr(self.vocoder.network, "halo"):
-            return f"vocoder is {name}, which cannot stream (released_hifigan can)"
+            kind = kind_of(self.vocoder.config.network)
+            return f"vocoder is {kind}, which cannot stream (released_hifigan can)"
         if self.vocoder.config.pre_emphasis:
             return "vocoder undoes a pre-emphasis, which it cannot do when streaming"
         if self.mel.padding not in ("same", "causal"):
@@ -176,9 +151,8 @@ class TwoStage(nn.Module):
         """The converted mel, the vocoder's input; its frames are aligned with the source's."""
         return torch.cat(list(self._converted(mel_of(source, self.mel), voice)), dim=-1)
 
-    def _converted(self, mel: Mel, voice: Voice) -> Iterator[Float[Tensor, "batch n_mels _"]]:
-        for piece in converted_in_windows(self.mel_network, self.mel, mel, voice):
-            yield self._floored(piece)
+    def _converted(self, mel: Mel, voice: Voice) -> Iterator[Piece]:
+        return map(self._floored, converted_in_windows(self.mel_network, self.mel, mel, voice))
 
     def _floored(self, mel: Mel) -> Mel:
         """Clamp a mel to its definition's floor, below which no training mel of a vocoder lies."""
@@ -202,15 +176,9 @@ class TwoStage(nn.Module):
 
     def begin(self, batch: int) -> Progress:
         """The state before the first chunk: silence."""
-        like = next(self.parameters())
-        past = self.mel.n_fft - self.mel.hop
-        return Progress(
-            wave=like.new_zeros(batch, 1, past),
-            network=self.mel_network.begin(batch),
-            mel=like.new_zeros(batch, self.mel.n_mels, 0),
-            before=0,
-            n_synthesised=0,
-        )
+        like, past = next(self.parameters()), self.mel.n_fft - self.mel.hop
+        wave, mel = like.new_zeros(batch, 1, past), like.new_zeros(batch, self.mel.n_mels, 0)
+        return Progress(wave, self.mel_network.begin(batch), mel, before=0, n_synthesised=0)
 
     @torch.no_grad()
     def step(

@@ -13,10 +13,9 @@ from engine import gan_losses
 from engine.optim import EMA
 from engine.processes import gather
 from w2w.cluit.config import CLUITConfig
-from w2w.cluit.losses import MemoryBank, info_nce, labelled_cross_entropy
+from w2w.cluit.losses import MemoryBank, Wave, info_nce, labelled_cross_entropy
 from w2w.cluit.rows import Rows, Utterances, same_window
 
-Wave = Float[Tensor, "batch 1 samples"]
 Window = Float[Tensor, "rows 1 window"]
 Losses = dict[str, Tensor]
 

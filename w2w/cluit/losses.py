@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.frontends import MelConfig, mel_filters
@@ -88,13 +88,10 @@ def info_nce(
     with torch.autocast(query.device.type, enabled=False):
         others = query @ negatives.T
     if query_label is not None and negative_label is not None:
-        others = others.masked_fill(same_speaker(query_label, negative_label), -math.inf)
+        same_speaker = (query_label[:, None] == negative_label) & (query_label[:, None] != -1)
+        others = others.masked_fill(same_speaker, -math.inf)
     logits = torch.cat([match, others], dim=-1) / temperature
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
-
-
-def same_speaker(query: Int[Tensor, " batch"], bank: Int[Tensor, " bank"]) -> Bool[Tensor, "batch bank"]:
-    return (query[:, None] == bank[None]) & (query[:, None] != -1)
 
 
 def labelled_cross_entropy(

@@ -26,18 +26,17 @@ from w2w.cluit.losses import (
     THROUGH_DISCRIMINATOR,
     LossBalancer,
     MemoryBank,
+    Wave,
     audible_frames,
     cosine_distance,
     energy_distance,
 )
 from w2w.cluit.rows import Utterances, device_generator, lay_out
 from w2w.networks.config import ConverterConfig
-from w2w.networks.network import ConverterNetwork, Encoded
-from w2w.networks.pitch import shift_pitch
+from w2w.networks.network import ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.style import StyleEncoder
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, tuned
 
-Wave = Float[Tensor, "batch 1 samples"]
 Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0

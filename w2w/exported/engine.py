@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from engine.checkpoint import weights_digest
 from engine.files import atomic, cache_folder
@@ -27,10 +25,8 @@ from w2w.exported.session import (
     run_session,
 )
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.wave_network import Voice, Wave, WaveNetwork
 
-Wave = Float[Tensor, "batch 1 samples"]
-Voice = Float[Tensor, "batch dim"]
 VARIABLE = "TIMBRE_ENGINE"
 """Environment variable with the default engine."""
 MOST_HOPS = 16
@@ -138,12 +134,8 @@ def _session(network: ConverterNetwork, n_hops: int, key: str) -> Any:
 
 
 def _from_cache(file: Path) -> Any | None:
-    if not file.is_file():
-        return None
-    try:
-        return open_session(str(file))
-    except Exception:  # a damaged file is exported again; onnxruntime's errors have no other common base
-        return None
+    with suppress(Exception):  # a damaged file is exported again; these errors have no other common base
+        return open_session(str(file)) if file.is_file() else None
 
 
 def _exported(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:

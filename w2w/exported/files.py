@@ -11,7 +11,7 @@ program is run like this:
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from w2w.exported.step import Step, checked, difference, onnx_model, require_equ
 from w2w.networks.network import ConverterNetwork
 from w2w.voices import Voices
 
+Voice = Float[Tensor, "1 dim"]
 FORMATS = ("weights", "onnx", "torch")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 CHUNK_MS = 20.0
@@ -40,7 +41,6 @@ OF_WEIGHTS = {
 
 
 def add_step_options(parser: Arguments) -> None:
-    """Add the options that apply to a step only."""
     group = parser.add_argument_group("a live step (--format onnx or torch)")
     group.add_argument("--chunk-ms", type=float, help=f"milliseconds of a step (default {CHUNK_MS:g})")
     group.add_argument("--voice", nargs="+", metavar="CLIP", help="speech of the file's default voice")
@@ -65,20 +65,23 @@ def write_step(args: Namespace, load: Callable[[Path | None], ConverterNetwork])
     check_exportable(network)
     n_hops = _hops(CHUNK_MS if args.chunk_ms is None else args.chunk_ms, network)
     out = _file(args.out, args.format)
-    voice = None
+    voice, voice_of = None, ", ".join(Path(clip).name for clip in args.voice or [])
     if args.voice:
         voices = Voices(Converter(network))
         voice = voices.average(args.voice)
         note(*voices.left_out)
-    voice_of = ", ".join(Path(clip).name for clip in args.voice or [])
-    write = write_onnx if args.format == "onnx" else write_program
     note_replaced(out)
-    error = write(network, out, n_hops, voice=voice, voice_of=voice_of)
-    latency = 1000.0 * (n_hops * network.hop + network.look_ahead) / network.sample_rate
+    write = write_onnx if args.format == "onnx" else write_program
+    step = Step(network, n_hops)
+    error = write(step, out, voice, voice_of)
     print(
-        f"wrote {out}: {out.stat().st_size / 2**20:.1f} MiB, steps of {n_hops * network.hop} samples at"
-        f" {network.sample_rate} Hz, latency {latency:g} ms, within {error:.0e} of the network"
+        f"wrote {out}: {out.stat().st_size / 2**20:.1f} MiB, steps of {step.chunk_samples} samples at"
+        f" {network.sample_rate} Hz, latency {latency_ms(step):g} ms, within {error:.0e} of the network"
     )
+
+
+def latency_ms(step: Step) -> float:
+    return 1000.0 * (step.chunk_samples + step.network.look_ahead) / step.network.sample_rate
 
 
 def _hops(chunk_ms: float, network: ConverterNetwork) -> int:
@@ -123,23 +126,21 @@ HOW_TO_PROGRAM = (
 )
 
 
-def describe(
-    network: ConverterNetwork, begun: Mapping[str, Tensor], n_hops: int, found: float, voice_of: str
-) -> dict[str, str]:
+def describe(step: Step, found: float, voice_of: str) -> dict[str, str]:
     """Metadata of an exported step as text by name; nested values are JSON."""
-    rate, chunk_samples = network.sample_rate, n_hops * network.hop
+    network = step.network
     state = {
         name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        for name, tensor in begun.items()
+        for name, tensor in step.begun.items()
     }
     return {
         "format": FORMAT,
         "version": str(VERSION),
-        "sample_rate": str(rate),
+        "sample_rate": str(network.sample_rate),
         "hop": str(network.hop),
-        "chunk_samples": str(chunk_samples),
+        "chunk_samples": str(step.chunk_samples),
         "look_ahead": str(network.look_ahead),
-        "latency_ms": f"{1000.0 * (chunk_samples + network.look_ahead) / rate:g}",
+        "latency_ms": f"{latency_ms(step):g}",
         "voice_dim": str(network.voice_dim),
         "voice_of": voice_of,
         "moves_pitch": json.dumps(network.moves_pitch),
@@ -152,27 +153,18 @@ def describe(
     }
 
 
-def write_onnx(
-    network: ConverterNetwork,
-    out: Path,
-    n_hops: int,
-    *,
-    voice: Float[Tensor, "1 dim"] | None = None,
-    voice_of: str = "",
-) -> float:
-    """Write the step of ``n_hops`` hops as ONNX; return by how much it differed from the network."""
+def write_onnx(step: Step, out: Path, voice: Voice | None, voice_of: str) -> float:
+    """Write the step as ONNX; return by how much it differed from the network."""
     from onnx import numpy_helper
 
-    step = Step(network, n_hops)
     model = onnx_model(step, voice)
     error = checked(step, model.SerializeToString())
-    defaults = {"semitones": torch.zeros(1, dtype=torch.float64)} | (
-        {"voice": voice} if voice is not None else {}
-    )
+    defaults = {"semitones": torch.zeros(1, dtype=torch.float64)}
+    defaults |= {"voice": voice} if voice is not None else {}
     defaults |= {f"state_{name}": tensor for name, tensor in step.begun.items()}
     for name, tensor in defaults.items():
         model.graph.initializer.append(numpy_helper.from_array(tensor.cpu().numpy(), name))
-    for name, text in describe(network, step.begun, n_hops, error, voice_of).items():
+    for name, text in describe(step, error, voice_of).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
     model.doc_string, model.producer_name = HOW_TO, "timbre"
@@ -181,28 +173,12 @@ def write_onnx(
     return error
 
 
-def write_program(
-    network: ConverterNetwork,
-    out: Path,
-    n_hops: int,
-    *,
-    voice: Float[Tensor, "1 dim"] | None = None,
-    voice_of: str = "",
-) -> float:
-    """Write the step of ``n_hops`` hops as a program of torch; return its difference from the network."""
-    step = Step(network, n_hops)
+def write_program(step: Step, out: Path, voice: Voice | None, voice_of: str) -> float:
+    """Write the step as a program of torch; return by how much it differed from the network."""
     program = traced(step, voice)
-    run = program.module()
-
-    def stepped(
-        chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        wave, *after = run(chunk, voice, semitones, *state.values())
-        return wave, dict(zip(state, after))
-
-    error = difference(network, stepped, step.begun, n_hops)
+    error = difference(step, program.module())
     require_equal(error, "the torch program")
-    about = describe(network, step.begun, n_hops, error, voice_of) | {"how_to": HOW_TO_PROGRAM}
+    about = describe(step, error, voice_of) | {"how_to": HOW_TO_PROGRAM}
     with atomic(out) as temporary:
         torch.export.save(program, temporary, extra_files={"step.json": json.dumps(about, indent=2)})
     return error

@@ -6,7 +6,7 @@ and over two frames a product takes a third of their time.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from inspect import unwrap
 from typing import Any
 
@@ -35,7 +35,6 @@ class ConvolutionsAsProducts(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace convolutions; call all other functions unchanged."""
         return (convolution if func is torch.conv1d else func)(*args, **(kwargs or {}))
 
 
@@ -113,23 +112,23 @@ MOST = 1e-4
 """Largest allowed difference of a sample, at full scale 1, between the network and its export."""
 SECONDS = 4.0
 SEMITONES = 1.5
-Run = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-"""Chunk, voice, semitones and state to samples and the next state."""
 
 
 @torch.inference_mode()
-def difference(network: ConverterNetwork, run: Run, begun: Mapping[str, Tensor], n_hops: int) -> float:
-    """Largest difference of a sample between network and ``run``, over some seconds of speech-like audio."""
-    chunk_samples, device = n_hops * network.hop, next(network.parameters()).device
+def difference(step: Step, run: Callable[..., Iterable[Tensor]]) -> float:
+    """Largest difference of a sample between the network and ``run``, over some seconds of speech-like audio.
+
+    ``run`` is another form of the step, with its arguments and results.
+    """
+    network, device = step.network, next(step.network.parameters()).device
     wave = speechlike(network.sample_rate, SECONDS)
-    wave = wave[..., : wave.shape[-1] // chunk_samples * chunk_samples]
+    wave = wave[..., : wave.shape[-1] // step.chunk_samples * step.chunk_samples]
     voice = network.style(wave.to(device))
-    semitones = SEMITONES if network.moves_pitch else 0.0
-    state, plain_state, worst = dict(begun), network.begin(1), 0.0
-    shift = torch.tensor([semitones], dtype=torch.float64)
-    for chunk in wave.split(chunk_samples, dim=-1):
-        converted, state = run(chunk, voice.cpu(), shift, state)
-        expected, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
+    shift = torch.tensor([SEMITONES], dtype=torch.float64)
+    state, plain_state, worst = [*step.begun.values()], network.begin(1), 0.0
+    for chunk in wave.split(step.chunk_samples, dim=-1):
+        converted, *state = run(chunk, voice.cpu(), shift, *state)
+        expected, plain_state = network.step(chunk.to(device), voice, plain_state, SEMITONES)
         # NaN counts as an infinite difference.
         worst = max(worst, (converted - expected.cpu()).abs().nan_to_num(nan=math.inf).max().item())
     return worst
@@ -150,12 +149,11 @@ def speechlike(sample_rate: int, seconds: float) -> Float[Tensor, "1 1 samples"]
     time = torch.arange(round(sample_rate * seconds), dtype=torch.float64) / sample_rate
     f0 = 150.0 * torch.exp(0.5 * torch.sin(1.7 * time) + 0.05 * torch.sin(31.0 * time))
     phase = 2.0 * math.pi * (f0 / sample_rate).cumsum(0)
-    voiced = torch.zeros_like(time)
-    for number in range(1, 30):
-        # Two moving formants; harmonics are limited to below half the rate.
-        heights = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
-        level = sum(torch.exp(-(((number * f0 - height) / 300.0) ** 2)) for height in heights) + 0.05
-        voiced += level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)
+    number = torch.arange(1, 30, dtype=torch.float64)[:, None]
+    # Two moving formants; harmonics are limited to below half the rate.
+    formants = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
+    level = sum(torch.exp(-(((number * f0 - formant) / 300.0) ** 2)) for formant in formants) + 0.05
+    voiced = (level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)).sum(0)
     syllable = torch.sin(2.0 * math.pi * 2.1 * time).clamp_min(-0.2)
     hiss = torch.randn(len(time), generator=rng, dtype=torch.float64)
     wave = 0.1 * voiced * syllable.clamp_min(0.0) + 0.05 * hiss * (-syllable).clamp_min(0.0)
@@ -207,11 +205,11 @@ def checked(step: Step, model: bytes) -> float:
     """Return the largest difference between a model and the network; raise if it is too large."""
     session = open_session(model)
 
-    def run(chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]) -> Any:
-        arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        wave, after = run_session(session, chunk.numpy(), voice.numpy(), semitones.numpy(), arrays)
-        return torch.from_numpy(wave), {name: torch.from_numpy(array) for name, array in after.items()}
+    def run(*inputs: Tensor) -> Iterable[Tensor]:
+        chunk, voice, semitones, *state = (tensor.numpy() for tensor in inputs)
+        wave, after = run_session(session, chunk, voice, semitones, dict(zip(step.begun, state)))
+        return map(torch.from_numpy, (wave, *after.values()))
 
-    error = difference(step.network, run, step.begun, step.n_hops)
+    error = difference(step, run)
     require_equal(error, "the ONNX graph")
     return error

@@ -33,7 +33,6 @@ from w2w.converter import Converter
 from w2w.gallery.named import PACKAGED, NamedVoice, embed, find, gallery, own_folder, read, sentences
 from w2w.recording import LONGEST_S
 
-Wave = Float[Tensor, "1 1 samples"]
 ACTIONS = ("list", "preview", "add", "remove", "rebuild")
 PORTRAIT_COLUMNS, PORTRAIT_SHADES = 240, 32
 
@@ -95,7 +94,7 @@ def preview(names: Sequence[str], args: Namespace) -> None:
         print(out)
 
 
-def draw(wave: Wave, path: Path) -> None:
+def draw(wave: Float[Tensor, "1 1 samples"], path: Path) -> None:
     with atomic(path) as temporary:
         temporary.write_bytes(mel_png(wave, columns=PORTRAIT_COLUMNS, n_shades=PORTRAIT_SHADES))
 
@@ -127,7 +126,6 @@ def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
 
 
 def remove(name: str) -> None:
-    """Delete a user's own voice with its recordings and portrait."""
     folder = own_folder()
     voices = {voice.name: voice for voice in read(folder).voices}
     if name.lower() not in voices:

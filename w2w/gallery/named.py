@@ -46,7 +46,6 @@ class NamedVoice:
 
     @property
     def made(self) -> str:
-        """The voice's origin in one line."""
         if self.words:
             return f"made from words: {self.words}"
         if self.blend:
@@ -100,7 +99,6 @@ def gallery() -> dict[str, NamedVoice]:
 
 
 def sentences() -> dict[str, Sentence]:
-    """The example sentences by name."""
     return {one.name: one for one in read(PACKAGED).sentences}
 
 

@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,55 +29,15 @@ from data.audio import Writer, blocks
 from engine.arguments import Arguments
 from engine.outcome import note, note_replaced, stop_signals
 from engine.user_error import UserError, exits_cleanly
-from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
 from w2w.live.console import KEYS, Console, Keyboard, keyboard
 from w2w.live.duplex import Duplex, at_rates, device_end, listed, named, sound_library
 from w2w.live.recorder import Recorder
 from w2w.live.session import Session, undisturbed
+from w2w.networks.wave_network import MOST_SEMITONES
 from w2w.stream import HIGHEST_RATE, LOWEST_RATE
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
-
-
-class FileRun:
-    """Converts a file chunk by chunk through a session and writes the result to another file.
-
-    With ``live``, chunks are pushed in real time, as from a microphone; a chunk that is finished only after
-    the next one has arrived counts as an underrun.
-    """
-
-    def __init__(self, session: Session, *, live: bool) -> None:
-        self.session, self.live = session, live
-        self.underruns = self.overruns = 0
-        self.latency_ms: float | None = None
-        """Latency of the last chunk, computing time included; None unless ``live``."""
-        self.seconds = 0.0
-        """Duration of the source read so far."""
-
-    def run(self, source: Path, out: Path, stopped: Callable[[], bool]) -> None:
-        """Convert ``source`` to ``out`` until its end or until ``stopped()``; ``out`` is always complete."""
-        session, size = self.session, self.session.chunk_samples
-        began = time.monotonic()
-        with Writer(out, session.rate) as writer:
-            for chunk in blocks(source, session.rate, size):
-                self.seconds += chunk.shape[-1] / session.rate
-                self._wait(began + self.seconds)
-                writer.write(session.push(chunk))
-                self._note_delay(time.monotonic() - began - self.seconds)
-                if stopped():
-                    break
-            writer.write(session.flush())
-
-    def _wait(self, until: float) -> None:
-        if self.live:
-            time.sleep(max(until - time.monotonic(), 0.0))
-
-    def _note_delay(self, late_s: float) -> None:
-        if self.live:
-            self.latency_ms = self.session.latency_ms + 1000 * max(late_s, 0.0)
-            self.underruns += late_s > self.session.chunk_samples / self.session.rate
-
 
 MOST_VOICES = 9
 CHUNK_MS = (1.0, 1000.0)
@@ -85,7 +46,6 @@ BUFFER_MS = (0.0, 500.0)
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert a microphone or a file live."""
     args = parse(argv)
     if args.list_devices:
         print(listed(sound_library()))
@@ -141,34 +101,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.message(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C quits")
             run_devices(Duplex(session, sound, ends, args.buffer_ms), console, keys, stops)
         else:
-            run_file(FileRun(session, live=args.pace == "live"), args, console, keys, stops)
+            run_file(session, args, console, keys, stops)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = Arguments.described_by("w2w.live", __doc__)
     option = arguments.add_argument
-    option(
-        "--reference",
-        nargs="+",
-        action="extend",
-        metavar="VOICE",
-        default=[],
-        help="target voices, up to nine (keys 1 to 9): a file, or a folder, which is averaged",
-    )
-    option(
-        "--fit-steps",
-        type=int,
-        metavar="N",
-        help="optimisation steps that fit a voice to its recordings (default 100, about 10 s; 0: none)",
-    )
-    option(
-        "--voice",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        default=[],
-        help="named voices (listed by `timbre voices`), on the keys after those of --reference",
-    )
+    several: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    references = "target voices, up to nine (keys 1 to 9): a file, or a folder, which is averaged"
+    option("--reference", **several, metavar="VOICE", help=references)
+    steps = "optimisation steps that fit a voice to its recordings (default 100, about 10 s; 0: none)"
+    option("--fit-steps", type=int, metavar="N", help=steps)
+    names = "named voices (listed by `timbre voices`), on the keys after those of --reference"
+    option("--voice", **several, metavar="NAME", help=names)
     option("--list-devices", action="store_true", help="list the audio devices and exit")
     option("--input-device", metavar="D", help="microphone: its number or part of its name")
     option("--output-device", metavar="D", help="loudspeaker: its number or part of its name")
@@ -181,12 +126,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--record", type=Path, metavar="FILE", help="record the output from the start")
     option("--no-watermark", action="store_true", help="do not add the watermark to converted audio")
     option("--engine", choices=("onnx", "eager"), help="inference by ONNX Runtime (default) or torch")
-    option(
-        "--checkpoint",
-        default="released_live",
-        metavar="FOLDER",
-        help="exported converter, or hub:owner/name (default: released_live)",
-    )
+    checkpoint = "exported converter, or hub:owner/name (default: released_live)"
+    option("--checkpoint", default="released_live", metavar="FOLDER", help=checkpoint)
     option("--input-file", type=Path, metavar="FILE", help="source recording instead of the microphone")
     option("--output-file", type=Path, metavar="FILE", help="output file instead of the loudspeaker")
     option("--pace", choices=("live", "fast"), help="file input in real time, or at full speed (default)")
@@ -197,7 +138,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """Refuse options that exclude one another, and values out of range."""
     n_voices = len(args.reference) + len(args.voice)
     if not n_voices:
         raise UserError("no target voice is given: use --voice NAME, or --reference with a file or a folder")
@@ -261,20 +201,32 @@ def run_devices(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequenc
             console.show(duplex.latency_ms, duplex.underruns, duplex.overruns)
 
 
-def run_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
-    ended_early = False
+def run_file(session: Session, args: Namespace, console: Console, keys: Keyboard, stops: list[int]) -> None:
+    """Convert the input file chunk by chunk until its end, a key or a signal; the output is always complete.
 
-    def stopped() -> bool:
-        nonlocal ended_early
-        ended_early = bool(stops) or not console.press(keys.pressed(0.0))
-        console.show(run.latency_ms, run.underruns, run.overruns)
-        return ended_early
-
-    run.run(args.input_file, args.output_file, stopped)
-    load = run.session.load
+    With ``--pace live``, chunks are pushed in real time, as from a microphone; a chunk that is finished only
+    after the next one has arrived counts as late.
+    """
+    live, ended_early = args.pace == "live", False
+    began, seconds, latency_ms, n_late = time.monotonic(), 0.0, None, 0
+    with Writer(args.output_file, session.rate) as writer:
+        for chunk in blocks(args.input_file, session.rate, session.chunk_samples):
+            seconds += chunk.shape[-1] / session.rate
+            if live:
+                time.sleep(max(began + seconds - time.monotonic(), 0.0))
+            writer.write(session.push(chunk))
+            if live:
+                late_s = time.monotonic() - began - seconds
+                latency_ms = session.latency_ms + 1000 * max(late_s, 0.0)
+                n_late += late_s > session.chunk_samples / session.rate
+            ended_early = bool(stops) or not console.press(keys.pressed(0.0))
+            console.show(latency_ms, n_late, 0)
+            if ended_early:
+                break
+        writer.write(session.flush())
     console.message(
-        f"{run.seconds:.2f} s of audio, load {load.total:.1%} (worst chunk {load.worst:.0%})"
-        + (f", {run.underruns} chunks late" if run.live else "")
+        f"{seconds:.2f} s of audio, load {session.load.total:.1%} (worst chunk {session.load.worst:.0%})"
+        + (f", {n_late} chunks late" if live else "")
     )
     if ended_early:
         console.message(f"ended early: {args.output_file} holds the audio converted so far")

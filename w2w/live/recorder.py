@@ -12,7 +12,6 @@ from torch import Tensor
 from data.audio import Writer
 from engine.user_error import sentence
 
-Wave = Float[Tensor, "1 1 samples"]
 WAITING_S = 30.0
 """Seconds of audio that are queued for a slow disk before samples are dropped."""
 PAUSE_S = 0.05
@@ -63,7 +62,7 @@ class Recorder:
             self._thread.join()
             self._thread = None
 
-    def write(self, wave: Wave) -> None:
+    def write(self, wave: Float[Tensor, "1 1 samples"]) -> None:
         """Queue audio to be written; does not block."""
         count = wave.shape[-1]
         if not self.running or not count:

@@ -14,17 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from w2w.convert import MOST_SEMITONES
-from w2w.converter import Converter
+from w2w.converter import Converter, Voice
 from w2w.live.recorder import Recorder
+from w2w.networks.wave_network import MOST_SEMITONES
 
 FLOOR_DB = -99.0
 """dBFS shown for silence."""
 
 
 class Meter:
-    """Peak level meter."""
-
     def __init__(self) -> None:
         self.peak = 0.0
 
@@ -49,7 +47,6 @@ class Load:
         self.chunks = 0
 
     def add(self, seconds: float) -> None:
-        """Add the computing time of one chunk."""
         load = seconds / self.chunk_s
         self.recent.append(load)
         self.worst = max(self.worst, load)
@@ -70,7 +67,6 @@ class Load:
 
 Chunk = Float[Tensor, "1 1 samples"]
 Ready = Float[Tensor, "1 1 ready"]
-Voice = Float[Tensor, "1 dim"]
 
 RAMP_MS = 100.0
 """Duration of a transition between voices or pitches."""

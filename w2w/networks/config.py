@@ -111,7 +111,6 @@ class ConverterConfig:
 
     @property
     def streams(self) -> bool:
-        """Whether conversion can run chunk by chunk."""
         return self.trunk is None and not self.recogniser
 
     @property

@@ -11,14 +11,12 @@ from engine.streaming import CausalConv1d, ResidualBlock, blocks_step
 from engine.user_error import within
 from pretrain.pitch.tracker import Pitch
 from w2w.networks.heads import HarmonicNoiseHead
-from w2w.networks.pitch import MEAN_LOG_F0
 from w2w.networks.refiner import Refiner, RefinerConfig
 from w2w.networks.style import StyleConfig
 
-Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
-Code = Float[Tensor, "batch dim frames"]
-Curve = Float[Tensor, "batch 1 frames"]
+MEAN_LOG_F0 = 5.0
+"""About 150 Hz: networks get log-F0 relative to this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +70,14 @@ class Decoder(nn.Module):
 
     def step(
         self,
-        code: Code,
-        energy: Curve,
+        code: Float[Tensor, "batch dim frames"],
+        energy: Float[Tensor, "batch 1 frames"],
         pitch: Pitch,
         voice: Voice,
         state: dict[str, Any],
         *,
         sharpen: bool = False,
-    ) -> tuple[Wave, dict[str, Any]]:
+    ) -> tuple[Float[Tensor, "batch 1 samples"], dict[str, Any]]:
         """Synthesise one chunk; ``sharpen`` applies the formant sharpening."""
         log_f0 = (pitch.log_f0 - MEAN_LOG_F0).float()
         inputs = torch.cat([code, 0.3 * energy, log_f0, pitch.voicing.float()], dim=1)

@@ -200,7 +200,6 @@ def minimum_phase(
     The cepstrum beyond ``FORMANTS_S`` is amplified by the fraction ``sharpness``.
     """
     nyquist = sample_rate / 2
-    bins = n_fft // 2 + 1
     top = 2595.0 * math.log10(1.0 + nyquist / 700.0)
     knots = 700.0 * (10 ** (torch.linspace(0, top, n_bands, dtype=torch.float64) / 2595.0) - 1.0)
     knots[-1] = nyquist
@@ -222,5 +221,4 @@ def minimum_phase(
     folded[:, 1:half] = 2.0 * cepstrum[:, 1:half] * taper
     folded[:, round(FORMANTS_S * sample_rate) : half] *= 1.0 + sharpness
     spectrum = torch.fft.rfft(folded, n=n_fft)
-    assert spectrum.shape[-1] == bins
     return torch.cat([spectrum.real, spectrum.imag], dim=-1).float()

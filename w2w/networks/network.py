@@ -14,16 +14,17 @@ from pretrain.causal.encoder import CausalEncoder, Content, PerItem
 from pretrain.pitch.network import PIECE_FRAMES, LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.config import ConverterConfig
-from w2w.networks.decoder import Decoder
+from w2w.networks.decoder import MEAN_LOG_F0, Decoder
 from w2w.networks.delay import Delay, PauseGate
-from w2w.networks.pitch import PitchPredictor, Semitones, shift_pitch
 from w2w.networks.style import StyleEncoder
-from w2w.networks.wave_network import WaveNetwork
-from w2w.networks.whole_content import RecogniserContent, WholeContent
+from w2w.networks.wave_network import Wave, WaveNetwork
+from w2w.networks.whole_content import PretrainedContent, RecogniserContent, WholeContent
 
-Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
+Semitones = float | Float[Tensor, "1"]  # float64: the input of an exported graph
+LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
+"""Limits of converted log-F0 (log of Hz)."""
 KNOWN_FRAMES = 1e18
 """Weight in frames of a mean log-F0 known in advance, which holds for five minutes, silent or not."""
 STEADY_FRAMES = 5
@@ -57,9 +58,6 @@ class ConverterNetwork(nn.Module):
         if config.recogniser:
             self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
         elif config.trunk:
-            # Imported here: transformers takes longer to import than all the rest and is rarely needed.
-            from w2w.networks.trunk import PretrainedContent
-
             self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
         else:
             self.content = CausalEncoder(config.content, rate)
@@ -214,6 +212,42 @@ class ConverterNetwork(nn.Module):
 
 # Registered, because its `style` is a submodule, which Python 3.12 and later do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
+
+
+def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: Semitones = 0.0) -> Pitch:
+    """Shift log-F0 from the source's mean to the voice's, plus ``semitones``."""
+    shift = torch.as_tensor(semitones * math.log(2.0) / 12.0, dtype=voice.dtype, device=voice.device)
+    target = voice[:, -1:, None] + shift
+    log_f0 = pitch.log_f0 - mean_log_f0 + target
+    return Pitch(log_f0.clamp_min(LOWEST).clamp_max(HIGHEST), pitch.voicing)
+
+
+class PitchPredictor(nn.Module):
+    """Predicts what to add to a frame's log-F0 to get its speaker's mean, from the frame's mels and F0.
+
+    The result, (batch, 1, frames), is in the precision of the mels.
+    """
+
+    def __init__(self, n_mels: int, n_channels: int = 96) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(n_mels + 1, n_channels, 1)
+        self.distance = nn.Conv1d(n_channels, 1, 1)
+        nn.init.zeros_(self.distance.weight)
+        nn.init.zeros_(self.distance.bias)  # type: ignore[arg-type]
+
+    def forward(self, mels: Float[Tensor, "batch n_mels frames"], pitch: Pitch) -> Curve:
+        log_f0 = (pitch.log_f0 - MEAN_LOG_F0).to(mels.dtype)
+        hidden = pointwise(self.hidden, torch.cat([0.3 * mels, 3.0 * log_f0], dim=1))
+        return 0.3 * pointwise(self.distance, F.silu(hidden)).to(mels.dtype)  # undoes autocast
+
+
+def pointwise(
+    layer: nn.Conv1d, x: Float[Tensor, "batch inner frames"]
+) -> Float[Tensor, "batch outer frames"]:
+    """Apply a convolution of kernel size 1 in its input's precision; onnxruntime only convolves float32."""
+    assert layer.bias is not None
+    weight, bias = layer.weight[..., 0].to(x.dtype), layer.bias.to(x.dtype)
+    return F.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
 
 
 def steadily_voiced(

@@ -5,15 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from engine.streaming import ResidualBlock, blocks_step
-from engine.user_error import UserError
-from w2w.networks.heads import overlap_add
-
-Wave = Float[Tensor, "batch 1 samples"]
-Features = Float[Tensor, "batch channels frames"]
+from engine.user_error import UserError, at_least
+from w2w.networks.heads import Features, Wave, overlap_add
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +24,7 @@ class RefinerConfig:
     """Short frames per frame of the decoder."""
 
     def __post_init__(self) -> None:
-        if min(self.n_channels, self.n_blocks, self.per_frame) < 1:
-            raise UserError(f"refiner {self}: sizes must be at least 1")
+        at_least(1, self, "n_channels", "n_blocks", "per_frame", prefix="refiner.")
 
 
 class Refiner(nn.Module):

@@ -17,7 +17,6 @@ from pretrain.clip.audio_config import AudioEncoderConfig
 from pretrain.pitch.network import LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker
 
-Voice = Float[Tensor, "batch voice"]
 FAINTEST = -4.0
 """Floor of log magnitudes relative to the clip's speech, −35 dB: noise in a recording must not identify the
 voice."""
@@ -111,7 +110,7 @@ class StyleEncoder(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Voice:
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch voice"]:
         """Encode clips into voices; gradients reach the tokens, not the pitch.
 
         Frames far from voiced speech, such as clicks, slams and noise, are ignored, unless nothing is voiced.

@@ -22,7 +22,6 @@ class Engine(Protocol):
 
     def begin(self, batch: int) -> Any:
         """Return the state before the first step."""
-        ...
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
         """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
@@ -30,46 +29,28 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class WaveNetwork(Engine, Protocol):
-    """Source wave and a voice to converted wave: wave-to-wave, or through a mel and a vocoder."""
+class WaveNetwork(Protocol):
+    """Source wave and a voice to converted wave: wave-to-wave, or through a mel and a vocoder.
+
+    If it ``streams``, it is also an ``Engine``.
+    """
 
     config: Any
     """The configuration that it was built from."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Sampling rate of input and output waves in Hz."""
-        ...
-
-    @property
-    def hop(self) -> int:
-        """Samples per hop; a step takes whole hops."""
-        ...
-
-    @property
-    def look_ahead(self) -> int:
-        """Lag of the output of steps in samples, which bounds the future input that it depends on."""
-        ...
-
-    @property
-    def voice_dim(self) -> int:
-        """Dimension of a voice."""
-        ...
-
-    @property
-    def moves_pitch(self) -> bool:
-        """Whether ``semitones`` may be other than 0."""
-        ...
-
-    @property
-    def streams(self) -> bool:
-        """Whether conversion can run chunk by chunk."""
-        ...
-
-    @property
-    def needs_whole(self) -> str:
-        """The part that needs the whole utterance, and why; empty if there is none."""
-        ...
+    sample_rate: int
+    """Sampling rate of input and output waves in Hz."""
+    hop: int
+    """Samples per hop; a step takes whole hops."""
+    look_ahead: int
+    """Lag of the output of steps in samples, which bounds the future input that it depends on."""
+    voice_dim: int
+    """Dimension of a voice."""
+    moves_pitch: bool
+    """Whether ``semitones`` may be other than 0."""
+    streams: bool
+    """Whether conversion can run chunk by chunk."""
+    needs_whole: str
+    """The part that needs the whole utterance, and why; empty if there is none."""
 
     def style(self, wave: Wave, /) -> Voice:
         """Encode speech into a voice."""
@@ -79,17 +60,11 @@ class WaveNetwork(Engine, Protocol):
         """Convert whole waves; the result is as long as the source."""
         ...
 
-    def eval(self) -> Any:
-        """Switch to evaluation mode."""
-        ...
+    def eval(self) -> Any: ...
 
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Set whether the parameters receive gradients."""
-        ...
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters."""
-        ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> None:

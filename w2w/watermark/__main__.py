@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in list(recordings(args.file, left_out)):
         with leaving_out(left_out):
             finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), args.key, false_alarm=args.false_alarm)
-            print(as_json(path, finding) if args.json else as_words(path, finding), flush=True)
+            as_json = json.dumps({"file": str(path), **vars(finding)}, ensure_ascii=False)
+            print(as_json if args.json else as_words(path, finding), flush=True)
             marked.append(finding.marked)
     if not marked:
         end(0, left_out)
@@ -81,11 +82,6 @@ def as_words(path: Path, finding: Finding) -> str:
     speed = f" at {finding.speed:.3f} times its speed or pitch," if finding.speed != 1 else ""
     verdict = "marked" if finding.marked else "not marked"
     return f"{path}: {verdict},{speed} {extent}false alarm {finding.false_alarm:.2g}"
-
-
-def as_json(path: Path, finding: Finding) -> str:
-    """The finding as one line of JSON."""
-    return json.dumps({"file": str(path), **vars(finding)}, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ should predict, as a converter transfers some traits less than fully.
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,6 @@ from engine.outcome import leaving_out, summary
 from engine.user_error import UserError
 from w2w.converter import Converter
 
-Voices = Float[Tensor, "n dim"]
 RECORDING_S, PROBE_S, ONSET_S = 6.0, 3.0, 0.6
 """Seconds used of a recording, of a source to convert (a probe), and of its start that is not measured."""
 BATCH = 8
@@ -48,12 +47,8 @@ class Known(NamedTuple):
 class KnownVoices(NamedTuple):
     """Voice embeddings with the measures and labels of each."""
 
-    voice: Voices
+    voice: Float[Tensor, "n dim"]
     known: list[Known]
-
-    def part(self, chosen: Iterable[int]) -> "KnownVoices":
-        at = list(chosen)
-        return KnownVoices(self.voice[at], [self.known[i] for i in at])
 
     @property
     def measures(self) -> list[VoiceMeasures]:
@@ -68,6 +63,11 @@ def joined(parts: Sequence[KnownVoices]) -> KnownVoices:
     return KnownVoices(
         torch.cat([part.voice for part in parts]), [one for part in parts for one in part.known]
     )
+
+
+def speaker_of(row: Row) -> str:
+    """The recording's speaker; the recording itself if its speaker is unknown."""
+    return row.speaker or str(row.path)
 
 
 @torch.inference_mode()
@@ -88,7 +88,7 @@ def embed_recordings(converter: Converter, rows: Sequence[Row], *, faster: float
             voices.append(voice[0])
             gender = None if faster != 1.0 else row.gender if row.gender in ("F", "M") else None
             age = "child" if faster != 1.0 else age_of(row.extra.get("age"))
-            known.append(Known(measures, gender, age, row.speaker or str(row.path)))
+            known.append(Known(measures, gender, age, speaker_of(row)))
     if left_out:
         print(summary(len(voices), left_out, "recordings embedded"), file=sys.stderr)
     if not voices:
@@ -119,7 +119,7 @@ def between(known_voices: KnownVoices, count: int, rng: np.random.Generator) -> 
         voice[-1] += float(rng.normal(0, SHIFT_SEMITONES)) * math.log(2.0) / 12
         voices.append(voice)
         firsts.append(one)
-    return KnownVoices(torch.stack(voices), known_voices.part(firsts).known)
+    return KnownVoices(torch.stack(voices), [known_voices.known[i] for i in firsts])
 
 
 @torch.inference_mode()
@@ -165,14 +165,11 @@ def probes_from(
         if not group:
             continue
         pitches = [float(known_voices.voice[i, -1]) for i, g in enumerate(known_voices.gender) if g == gender]
-        middle, best, least = float(np.median(pitches)) if pitches else math.log(150.0), None, math.inf
-        for row in group[:: max(1, len(group) // 12)]:
-            clip = excerpt(row.path, 0, round(PROBE_S * rate), rate)
-            off = abs(float(converter.network.style(clip.to(converter.device))[0, -1]) - middle)
-            if off < least:
-                best, least = clip, off
-        if best is not None:
-            chosen.append(best)
+        middle = float(np.median(pitches)) if pitches else math.log(150.0)
+        some = group[:: max(1, len(group) // 12)]
+        clips = [excerpt(row.path, 0, round(PROBE_S * rate), rate) for row in some]
+        log_f0 = [float(converter.network.style(clip.to(converter.device))[0, -1]) for clip in clips]
+        chosen.append(clips[int(np.argmin(np.abs(np.array(log_f0) - middle)))])
     if not chosen:
         chosen = [excerpt(row.path, 0, round(PROBE_S * rate), rate) for row in rows[:2]]
     return chosen

@@ -1,4 +1,4 @@
-"""The pieces of CLUIT on mels against hand computations: losses, negatives, augmentation, content."""
+"""CLUIT on mels: losses, stores of negatives, augmentation and content loss against their definitions."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def numbers(*values: int) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def test_the_norm_loss_compares_the_logarithm_of_the_sum_over_bands():
+def test_norm_loss_compares_log_frame_energies():
     source = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).log()  # sums 4 and 6
     converted = torch.tensor([[[1.0, 1.0], [1.0, 2.0]]]).log().requires_grad_()  # sums 2 and 3
     loss = content.norm_loss(converted, source)
@@ -36,7 +36,7 @@ def test_the_norm_loss_compares_the_logarithm_of_the_sum_over_bands():
     assert_close(converted.grad[0], -torch.tensor([[0.5, 1 / 3], [0.5, 2 / 3]]) / 2)
 
 
-def test_the_adversarial_losses_are_softplus():
+def test_adversarial_losses_are_softplus():
     real, fake = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 3.0])
     hand = (math.log(2) + math.log1p(math.exp(-2))) / 2
     hand += (math.log1p(math.exp(-1)) + math.log1p(math.exp(3))) / 2
@@ -45,7 +45,7 @@ def test_the_adversarial_losses_are_softplus():
     assert_close(content.softplus_generator(fake).item(), fooled)
 
 
-def test_the_gradient_penalty_is_in_the_networks_units():
+def test_gradient_penalty_is_in_the_networks_units():
     mel = torch.randn(3, 4, 5)
     flat = mel.flatten(1)[:, None].requires_grad_()
     slope = torch.randn(4, 5)
@@ -53,11 +53,11 @@ def test_the_gradient_penalty_is_in_the_networks_units():
     assert_close(content.gradient_penalty(score, flat, 2.0), 4 * slope.square().sum())
 
 
-def test_mels_are_compared_in_units_of_their_spread():
+def test_mel_distance_is_in_units_of_the_standard_deviation():
     assert_close(content.mel_distance(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), 2.0).item(), 0.5)
 
 
-def test_a_slot_keeps_the_running_mean_of_its_recordings_keys():
+def test_slot_holds_the_running_mean_of_its_recordings_keys():
     bank = SlotBank(3, 2, n_drawn=8, momentum=0.5)
     assert bank.draw().keys.shape == (0, 2)
     bank.remember(unit(1.0, 0.0), numbers(4), numbers(1))
@@ -70,7 +70,7 @@ def test_a_slot_keeps_the_running_mean_of_its_recordings_keys():
     assert bank.draw().identity.tolist() == [4]
 
 
-def test_a_recording_that_comes_twice_in_a_batch_moves_its_slot_twice():
+def test_repeated_recording_updates_its_slot_twice():
     twice, apart = (SlotBank(2, 2, n_drawn=8) for _ in range(2))
     keys = torch.cat([unit(1.0, 0.0), unit(0.0, 1.0)])
     twice.remember(keys, numbers(0, 0), numbers(1, 1))
@@ -79,7 +79,7 @@ def test_a_recording_that_comes_twice_in_a_batch_moves_its_slot_twice():
     assert_close(twice.slots, apart.slots)
 
 
-def test_as_many_slots_are_drawn_as_asked_none_twice_and_only_those_in_use():
+def test_used_slots_are_drawn_without_replacement():
     bank = SlotBank(50, 4, n_drawn=16)
     bank.remember(torch.randn(30, 4), torch.arange(30), torch.arange(30))
     drawn = [bank.draw().identity.tolist() for _ in range(20)]
@@ -87,7 +87,7 @@ def test_as_many_slots_are_drawn_as_asked_none_twice_and_only_those_in_use():
     assert {whose for once in drawn for whose in once} == set(range(30))
 
 
-def test_the_queue_is_first_in_first_out():
+def test_queue_is_first_in_first_out():
     queue = Queue(4, 2)
     for number in range(3):
         keys = torch.full((2, 2), float(number + 1)) * torch.tensor([1.0, -1.0])
@@ -97,7 +97,7 @@ def test_the_queue_is_first_in_first_out():
     assert_close(drawn.keys.norm(dim=-1), torch.ones(4))
 
 
-def test_the_contrast_by_hand_with_the_querys_own_speaker_masked_in_the_slots():
+def test_contrast_masks_the_querys_speaker_in_the_slots():
     bank = SlotBank(4, 2, n_drawn=8)
     keys = torch.cat([unit(1.0, 0.0), unit(0.0, 1.0), unit(-1.0, 0.0), unit(1.0, 1.0)])
     bank.remember(keys, numbers(0, 1, -5, 0), torch.arange(4))  # the third's speaker is not known
@@ -117,12 +117,12 @@ def test_the_contrast_by_hand_with_the_querys_own_speaker_masked_in_the_slots():
 NONE = AugmentConfig(tempo=0.0, shift=False, gain_db=0.0, mask_frames=0, mask_bands=0)
 
 
-def test_augmentation_by_nothing_changes_nothing():
+def test_augmentation_of_strength_zero_is_the_identity():
     mel = torch.randn(2, 6, 16)
     assert_close(augmented(mel, NONE), mel)
 
 
-def test_each_augmentation_changes_what_it_says():
+def test_each_augmentation_changes_only_what_it_should():
     mel = torch.randn(64, 20, 32)
     louder = augmented(mel, replace(NONE, gain_db=6.0)) - mel
     assert_close(louder, louder[:, :1, :1].expand_as(louder), rtol=0, atol=1e-5)
@@ -142,7 +142,7 @@ def test_each_augmentation_changes_what_it_says():
     assert steps.max() > 1.15
 
 
-def test_the_content_loss_reaches_the_converted_mel_alone():
+def test_content_loss_has_gradient_only_for_the_converted_mel():
     content = MelContentLoss(SPEECH)
     source, converted = (torch.randn(2, 80, 40).requires_grad_() for _ in range(2))
     content(converted, source).backward()
@@ -153,7 +153,7 @@ def test_the_content_loss_reaches_the_converted_mel_alone():
     assert not content.train().training
 
 
-def test_content_is_heard_apart_from_level_and_spectrum():
+def test_content_loss_ignores_level_and_spectral_tilt():
     content = MelContentLoss(SPEECH)
     mel = 3 * torch.randn(1, 80, 40).cumsum(-1).sub(20)
     coloured = mel + torch.linspace(-1, 1, 80)[:, None]
@@ -161,7 +161,7 @@ def test_content_is_heard_apart_from_level_and_spectrum():
     assert content(coloured, mel) < 0.5 * content(other, mel)
 
 
-def test_silence_does_not_count():
+def test_content_loss_ignores_silence():
     mel = torch.full((1, 80, 8), -3.0)
     mel[..., 4:] = -11.0
     assert loud_frames(mel, 4, -40.0).tolist() == [[True, True, False, False]]
@@ -184,7 +184,7 @@ def test_impossible_configurations_are_refused(wrong):
         Weights(cycle=-1.0)
 
 
-def test_the_gradient_penalty_of_a_quadratic_score():
+def test_gradient_penalty_of_a_quadratic_score():
     """For D(x) = w·x + a|x|² the gradient is w + 2ax."""
     w, a = torch.randn(1, 1, 50, requires_grad=True), 0.7
     flat = torch.randn(3, 1, 50, requires_grad=True)

@@ -1,4 +1,4 @@
-"""CLUIT on mels: which loss reaches whom, what is remembered when, missing labels, that it learns."""
+"""The training task of CLUIT on mels: gradients of each loss, keys, missing labels, overfitting."""
 
 import math
 from dataclasses import fields, replace
@@ -45,13 +45,13 @@ def build(network=NETWORK, optim=OptimConfig(lr=1e-3, betas=(0.0, 0.99)), **chan
 
 @pytest.fixture
 def batch(buzz) -> Batch:
-    """Three voices' clips; the third speaker is not known."""
+    """Clips of three voices; the third speaker is unknown."""
     wave, other = buzz(5120, (110.0, 160.0, 240.0)), buzz(5120, (115.0, 155.0, 250.0))
     return Batch(wave, other, torch.tensor([0, 1, -1]), torch.tensor([5, 6, 7]))
 
 
 def others(task: CluitMel, batch: Batch) -> None:
-    """Remember voices of others, without whom a contrast says nothing."""
+    """Store keys of other voices, which contrastive losses need."""
     task.bank.remember(torch.randn(3, 8), torch.tensor([-90, -91, -92]), torch.tensor([1, 2, 3]))
 
 
@@ -90,7 +90,7 @@ HEARD = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_loss_alone_reaches_what_it_may_and_nothing_else(batch, name):
+def test_each_loss_updates_only_its_networks(batch, name):
     task = build(weights=replace(NONE, **{name: 1.0}))
     others(task, batch)
     changed, scalars = moved(task, batch)
@@ -100,7 +100,7 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(batch, name):
 
 
 @pytest.mark.parametrize("name", ["contrast_critic", "label_critic", "r1"])
-def test_losses_of_a_critic_that_is_heard_reach_it_alone(batch, name):
+def test_critic_losses_update_only_the_critic(batch, name):
     task = build(weights=replace(NONE, label_generator=1e-30, **{name: 1.0}))
     task.players["generator"].step = lambda loss: None
     others(task, batch)
@@ -109,7 +109,7 @@ def test_losses_of_a_critic_that_is_heard_reach_it_alone(batch, name):
     assert f"loss/critic/{name.removesuffix('_critic')}" in scalars
 
 
-def test_by_default_every_parameter_learns(batch):
+def test_every_parameter_receives_a_gradient_by_default(batch):
     weights = Weights(norm=1.0, label_critic=1.0, label_generator=1.0)
     task, seen = build(weights=weights), {}
     others(task, batch)
@@ -125,7 +125,7 @@ def test_by_default_every_parameter_learns(batch):
         assert all(g is not None and torch.isfinite(g).all() and g.any() for g in gradients)
 
 
-def test_what_has_no_weight_is_not_computed(batch, monkeypatch):
+def test_losses_of_weight_zero_are_not_computed(batch, monkeypatch):
     task = build(weights=replace(NONE, norm=1.0))
 
     def refuse(*args, **kwargs):
@@ -137,7 +137,7 @@ def test_what_has_no_weight_is_not_computed(batch, monkeypatch):
     assert build(weights=NONE).update(batch, 0) == {}
 
 
-def test_the_gradient_penalty_is_lazy_and_as_much_heavier(batch):
+def test_gradient_penalty_is_lazy_and_scaled_by_its_interval(batch):
     task = build(weights=replace(NONE, adversarial=1.0, r1=10.0), r1_every=3)
     came = [step for step in range(7) if "loss/critic/r1" in task.update(batch, step)]
     assert came == [0, 3, 6]
@@ -150,7 +150,7 @@ def test_the_gradient_penalty_is_lazy_and_as_much_heavier(batch):
     assert heard[0] > heard[1]
 
 
-def test_the_clip_before_is_the_reference_and_the_norm_loss_is_of_that_conversion(batch):
+def test_reference_is_the_previous_clip_of_the_batch(batch):
     task = build(weights=replace(NONE, norm=1.0))
     mel = LogMel(NETWORK.mel)(batch.wave)
     converted = task.network(mel, task.network.style_of_mel(mel).roll(1, 0))
@@ -159,7 +159,7 @@ def test_the_clip_before_is_the_reference_and_the_norm_loss_is_of_that_conversio
 
 
 @pytest.mark.parametrize("negatives", ["bank", "queue"])
-def test_keys_come_from_the_averaged_critic_and_are_remembered_after_the_step(batch, negatives):
+def test_keys_come_from_the_averaged_critic_and_are_stored_after_the_step(batch, negatives):
     unchanged = AugmentConfig(tempo=0.0, shift=False, gain_db=0.0, mask_frames=0, mask_bands=0)
     task = build(weights=replace(NONE, contrast_generator=1.0), augment=unchanged, negatives=negatives)
     for p in task.critic_ema.module.parameters():
@@ -176,7 +176,7 @@ def test_keys_come_from_the_averaged_critic_and_are_remembered_after_the_step(ba
     assert task.update(batch, 1)["loss/generator/contrast"] > 0
 
 
-def test_a_positive_is_the_clip_itself_changed(batch):
+def test_positive_is_an_augmentation_of_the_clip(batch):
     task = build(weights=replace(NONE, contrast_generator=1.0))
     torch.manual_seed(1)
     key = task.voices(batch, task.frontend(batch.wave)).key
@@ -189,12 +189,12 @@ def test_a_positive_is_the_clip_itself_changed(batch):
 
 
 @pytest.mark.parametrize(("masked", "own"), [(True, [0, 1, -9]), (False, [-7, -8, -9])])
-def test_whose_keys_are_masked(batch, masked, own):
+def test_identity_is_the_label_if_masking_is_on(batch, masked, own):
     task = build(mask_same_speaker=masked)
     assert task.voices(batch, task.frontend(batch.wave)).identity.tolist() == own
 
 
-def test_to_a_critic_that_hears_all_alike_the_contrast_counts_who_is_left(batch):
+def test_contrast_of_a_constant_critic_is_the_log_of_the_number_of_candidates(batch):
     task = build(weights=replace(NONE, contrast_generator=1.0), mask_same_speaker=True)
     for critic in (task.critic, task.critic_ema.module):
         critic.projector.weight.data.zero_()
@@ -214,13 +214,13 @@ def test_unlabelled_speech_trains_all_but_the_label_head(batch):
     assert changed == set()
 
 
-def test_without_a_label_head_label_losses_are_silent(batch):
+def test_label_losses_without_a_label_head_are_skipped(batch):
     weights = Weights(label_critic=1.0, label_generator=1.0)
     scalars = build(replace(NETWORK, n_speakers=0), weights=weights).update(batch, 0)
     assert not any("label" in name for name in scalars)
 
 
-def test_the_label_losses_by_hand(batch):
+def test_label_losses_by_hand(batch):
     task = build(weights=replace(NONE, label_critic=1.0, label_generator=1.0))
     mel = task.frontend(batch.wave)
     with torch.no_grad():
@@ -235,7 +235,7 @@ def test_the_label_losses_by_hand(batch):
     assert_close(scalars["loss/generator/label"], -(named[1, 0] + named[2, 1]) / 2)
 
 
-def test_the_averages_follow(batch):
+def test_averaged_networks_follow_the_trained_ones(batch):
     task = build()
     task.update(batch, 0)
     for name in ("network", "critic"):
@@ -245,13 +245,13 @@ def test_the_averages_follow(batch):
         assert 0 < max(gaps) < 1e-2
 
 
-def test_one_batch_is_learned_by_heart(batch):
+def test_one_batch_can_be_overfitted(batch):
     task = build(weights=replace(NONE, cycle=3.0), optim=OptimConfig(lr=5e-3, betas=(0.0, 0.99)))
     losses = [task.update(batch, step)["loss/generator/cycle"].item() for step in range(25)]
     assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
 
 
-def test_a_critic_learns_one_batch(batch):
+def test_critic_can_overfit_one_batch(batch):
     task = build(weights=replace(NONE, adversarial=1.0, r1=10.0, contrast_critic=0.1), mask_same_speaker=True)
     task.players["generator"].step = lambda loss: None
     losses = [task.update(batch, step)["loss/critic/adversarial"].item() for step in range(15)]
@@ -270,7 +270,7 @@ def test_bfloat16_computes(batch, network):
     assert all(player.skipped == 0 for player in task.players.values())
 
 
-def test_what_is_watched_can_be_computed(batch):
+def test_samples_and_metrics_can_be_computed(batch):
     task = build()
     task.update(batch, 0)
     with torch.no_grad():
@@ -282,7 +282,7 @@ def test_what_is_watched_can_be_computed(batch):
     assert all(math.isfinite(value) for value in scores.values())
 
 
-def test_a_network_that_copies_is_seen_to(batch, monkeypatch):
+def test_metrics_expose_a_network_that_copies(batch, monkeypatch):
     task = build()
     task.update(batch, 0)
     monkeypatch.setattr(type(task.averaged), "forward", lambda self, mel, voice: mel)

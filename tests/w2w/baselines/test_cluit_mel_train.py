@@ -1,7 +1,6 @@
-"""Training CLUIT on mels: presets differ where they should, runs continue exactly, mistakes are refused."""
+"""Training CLUIT on mels: presets, exact resuming, refused mistakes."""
 
 import sys
-import wave as wave_files
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -20,24 +19,6 @@ from w2w.baselines.cluit_mel.train import PRESETS, CluitMelTrainConfig, build, c
 from w2w.converter import Converter
 
 TINY = PRESETS["tiny"]
-
-
-@pytest.fixture
-def corpus(tmp_path, buzz) -> Path:
-    """Three speakers with two recordings each, listed in a manifest."""
-    lines = ["path,speaker"]
-    for number, f0 in enumerate((100.0, 150.0, 220.0)):
-        for take in range(2):
-            path = tmp_path / f"speaker{number}_{take}.wav"
-            samples = (buzz(12_000, (f0 + 5 * take,))[0, 0].clamp(-1, 1) * 32_767).short().numpy()
-            with wave_files.open(str(path), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(16_000)
-                file.writeframes(samples.tobytes())
-            lines.append(f"{path.name},speaker{number}")
-    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "manifest.csv"
 
 
 def config(corpus: Path, out: Path, steps: int = 4, **task) -> CluitMelTrainConfig:
@@ -68,7 +49,7 @@ def differences(ours, theirs, path="") -> set[str]:
     return set() if ours == theirs else {path.removeprefix(".")}
 
 
-def test_the_published_variants_differ_exactly_where_they_should():
+def test_published_variants_differ_only_as_specified():
     def step(one, other):
         return differences(PRESETS[one], PRESETS[other])
 
@@ -109,7 +90,7 @@ def test_presets_build(name):
     assert run.data.crop_samples == run.network.crop_frames * run.network.mel.hop
 
 
-def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
+def test_counts_are_filled_in_from_the_data(corpus, tmp_path):
     run = config(corpus, tmp_path, weights=replace(TINY.task.weights, label_critic=1.0))
     crops = batches(run.data, 0).crops
     full = completed(run, crops)
@@ -123,22 +104,16 @@ def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("negatives", ["bank", "queue"])
-def test_resume_is_exact(corpus, tmp_path, negatives):
+def test_resume_is_exact(corpus, tmp_path, negatives, assert_same_checkpoints):
     weights = replace(TINY.task.weights, label_critic=1.0, label_generator=1.0)
     changed = {"negatives": negatives, "weights": weights, "n_negatives": 3}
     straight = train(config(corpus, tmp_path / "straight", **changed))
     train(config(corpus, tmp_path / "cut", steps=2, **changed))
     resumed = train(config(corpus, tmp_path / "cut", **changed))
-    files = sorted(path.name for path in straight.glob("*.safetensors"))
-    assert files == sorted(path.name for path in resumed.glob("*.safetensors"))
-    assert {"network.safetensors", "critic_ema.safetensors", "negatives.safetensors"} <= set(files)
-    for name in files:
-        assert_close(load_weights(straight / name), load_weights(resumed / name), rtol=0, atol=0)
-    optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (straight, resumed))
-    assert_close(*optimizers, rtol=0, atol=0)
+    assert_same_checkpoints(straight, resumed, "network", "critic_ema", "negatives")
 
 
-def test_another_run_may_be_begun_from(corpus, tmp_path):
+def test_networks_can_be_initialised_from_another_run(corpus, tmp_path):
     first = train(config(corpus, tmp_path / "first", steps=1))
     run = replace(config(corpus, tmp_path / "second"), init=str(tmp_path / "first"))
     task = build(completed(run, batches(run.data, 0).crops))
@@ -148,7 +123,7 @@ def test_another_run_may_be_begun_from(corpus, tmp_path):
         build(completed(replace(run, init=str(tmp_path / "none")), batches(run.data, 0).crops))
 
 
-def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
+def test_entry_point_trains_resumes_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
     out = tmp_path / "run"
 
     def command(*words):
@@ -169,7 +144,7 @@ def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, buzz, mo
 
 
 def said(capsys, monkeypatch, *words) -> str:
-    """The one sentence with which the entry point refuses."""
+    """Return the sentence with which the entry point refuses."""
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     with pytest.raises(SystemExit) as stop:
         entry.main()
@@ -197,7 +172,7 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_tasks_are_chosen_by_name(capsys, monkeypatch):
+def test_task_option_selects_the_trainer(capsys, monkeypatch):
     assert entry.task_of(["--loop.cpu"]) == ("w2w", ["--loop.cpu"])
     words = ["--preset", "tiny", "--task", "cluit-mel", "--task.ema", "0.9"]
     assert entry.task_of(words) == ("cluit-mel", ["--preset", "tiny", "--task.ema", "0.9"])
@@ -209,7 +184,7 @@ def test_tasks_are_chosen_by_name(capsys, monkeypatch):
     assert "no preset 'base'" in said(capsys, monkeypatch, "--task", "cluit-mel", "--preset", "base")
 
 
-def test_help_is_of_the_task(capsys, monkeypatch):
+def test_help_shows_the_tasks_options(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--task", "cluit-mel", "--help"])
     with pytest.raises(SystemExit) as stop:
         entry.main()

@@ -1,4 +1,4 @@
-"""The folder of a mel converter: what it speaks by, how it is exported and used, and what is refused."""
+"""The folder of a mel converter: its vocoder, export, use, and refused mistakes."""
 
 import math
 import shutil
@@ -65,18 +65,7 @@ def here(tmp_path, monkeypatch, buzz):
     return tmp_path
 
 
-def refusal(capsys, command, line: str) -> str:
-    """The one sentence a command line is refused with."""
-    with pytest.raises(SystemExit) as end:
-        command(line.split())
-    assert end.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def test_an_export_is_the_averaged_network_of_its_run_and_speaks_by_what_is_released(here):
+def test_export_is_the_averaged_network_with_the_released_vocoder(here):
     config = load_config(MelConverterConfig, "run/export/config.json")
     assert (config.road, config.vocoder) == (TINY.network, "released")
     assert is_mel_converter(Path("run/export"))
@@ -95,7 +84,7 @@ def test_an_export_is_the_averaged_network_of_its_run_and_speaks_by_what_is_rele
     assert_close(converter.convert(source, voice), expected, rtol=0, atol=1e-4)
 
 
-def test_a_vocoder_of_a_folder_is_copied_so_that_the_export_stands_alone(here):
+def test_custom_vocoder_is_copied_into_the_export(here):
     export_command(["run", "--vocoder", str(a_vocoder(here / "tuned"))])
     first = Converter.from_pretrained("run")
     shutil.rmtree("tuned")
@@ -107,7 +96,7 @@ def test_a_vocoder_of_a_folder_is_copied_so_that_the_export_stands_alone(here):
     assert not torch.equal(released.convert(source, voice), first.convert(source, voice))
 
 
-def test_a_second_export_keeps_the_vocoder_of_the_first(here):
+def test_second_export_keeps_the_vocoder(here):
     for vocoder, kept in ((str(a_vocoder(here / "tuned")), "vocoder"), ("griffin_lim", "griffin_lim")):
         export_command(["run", "--vocoder", vocoder])
         export_command(["run"])
@@ -115,14 +104,14 @@ def test_a_second_export_keeps_the_vocoder_of_the_first(here):
         Converter.from_pretrained("run")
 
 
-def test_mels_that_no_released_vocoder_reads_are_left_to_griffin_lim(here):
+def test_griffin_lim_is_used_for_mels_that_no_released_vocoder_reads(here):
     export_mel_converter(a_run(here / "other", mel=NAMED["speech16k_causal"]), here / "other/export")
     network = Converter.from_pretrained("other").network
     assert isinstance(network.vocoder.network, GriffinLim)
     assert network.vocoder.mel == NAMED["speech16k_causal"]
 
 
-def test_a_causal_road_streams_as_it_converts(here, buzz):
+def test_causal_mel_converter_streams_as_it_converts(here, buzz):
     export_mel_converter(a_run(here / "live", causal=True, norm="frame"), here / "live/export")
     converter = Converter.from_pretrained("live")
     source = buzz(12_345, f0=(140.0,))
@@ -133,7 +122,7 @@ def test_a_causal_road_streams_as_it_converts(here, buzz):
     assert converter.network.hop == TINY.network.frames_per_step * 160
 
 
-def test_statistics_are_frozen_by_a_clip_of_real_speech(here, buzz):
+def test_statistics_option_sets_only_the_frozen_statistics(here, buzz):
     export_mel_converter(a_run(here / "frozen", causal=True, norm="frozen"), here / "frozen/export")
     save("clip.wav", buzz(16_000, f0=(140.0,)), 16_000)
     before = load_weights("frozen/export/model.safetensors")
@@ -153,13 +142,13 @@ def test_statistics_are_frozen_by_a_clip_of_real_speech(here, buzz):
         ("nowhere --vocoder released", "nowhere holds no checkpoint"),
     ],
 )
-def test_a_wrong_export_is_refused_in_one_sentence(here, capsys, buzz, line, words):
+def test_wrong_export_is_refused_in_one_sentence(here, buzz, line, words, refusal):
     save("clip.wav", buzz(16_000, f0=(140.0,)), 16_000)
     a_vocoder(here / "other_mel", "speech16k_causal")
-    assert words in refusal(capsys, export_command, line)
+    assert words in refusal(export_command, line)
 
 
-def test_the_command_converts_with_any_vocoder(here):
+def test_command_converts_with_any_vocoder(here):
     for number, more in enumerate(("", "--vocoder griffin_lim", f"--vocoder {a_vocoder(here / 'tuned')}")):
         convert(f"me.wav --reference her.wav --checkpoint run --out {number}.wav {more}".split())
         assert info(f"{number}.wav").samples == 9_123
@@ -181,7 +170,7 @@ def test_the_command_converts_with_any_vocoder(here):
         ("--reference her.wav --checkpoint odd", "there is no key 'channels' in road"),
     ],
 )
-def test_a_wrong_conversion_is_refused_in_one_sentence(here, capsys, tiny, line, words):
+def test_wrong_conversion_is_refused_in_one_sentence(here, tiny, line, words, refusal):
     a_vocoder(here / "other_mel", "speech16k_causal")
     export(here / "waves", tiny(), ConverterNetwork(tiny()))
     Path("bare").mkdir()
@@ -190,12 +179,12 @@ def test_a_wrong_conversion_is_refused_in_one_sentence(here, capsys, tiny, line,
     shutil.copytree(torn, "odd")
     text = Path("odd/config.json").read_text().replace('"n_channels"', '"channels"')
     Path("odd/config.json").write_text(text)
-    assert words in refusal(capsys, convert, f"me.wav --out out.wav {line}")
+    assert words in refusal(convert, f"me.wav --out out.wav {line}")
     assert not Path("out.wav").exists()
 
 
-def test_a_converter_that_knows_speakers_is_asked_by_name(here, monkeypatch):
-    """As StarGAN does, whose voices are labels."""
+def test_speaker_names_are_resolved_by_the_network(here, monkeypatch):
+    """StarGAN's voices are labels."""
     from w2w.voices import Voices
 
     converter = Converter.from_pretrained("run")
@@ -211,18 +200,13 @@ def test_a_converter_that_knows_speakers_is_asked_by_name(here, monkeypatch):
         Voices(converter).speaker("bert")
 
 
-def incomplete(line: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        predict.main(line.split())
-    return int(end.value.code or 0)
-
-
-def test_predicted_mels_are_those_of_the_recordings_in_their_own_voices(here, capsys):
+def test_predicted_mels_are_conversions_to_the_recordings_own_voice(here, capsys):
     for name, wave in (("anna/1", load("me.wav")), ("bert/1", load("her.wav"))):
         save(f"speech/{name}.wav", wave, 16_000)
     save("speech/bert/2.wav", torch.zeros(1, 1, 9_000), 16_000)
     line = "--checkpoint run --data speech --out mels"
-    assert incomplete(line) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        predict.main(line.split())
     told = capsys.readouterr()
     assert "2 mels written for 3 recordings" in told.out
     assert "2 done, 1 left out:\n  speech/bert/2.wav is silent" in told.err
@@ -233,23 +217,24 @@ def test_predicted_mels_are_those_of_the_recordings_in_their_own_voices(here, ca
     assert made.shape == (80, -(-9_123 // 160))
     assert_close(torch.from_numpy(made), expected, rtol=0, atol=1e-5)
     np.save("mels/anna/1.npy", made + 1.0)
-    assert incomplete(line) == 1  # goes on where it was: what is there stays
+    with pytest.raises(SystemExit, match=r"^1$"):  # continues: existing mels stay
+        predict.main(line.split())
     assert np.array_equal(np.load("mels/anna/1.npy"), made + 1.0)
 
 
-def test_predictions_that_cannot_be_told_apart_or_made_are_refused(here, capsys, tiny):
+def test_ambiguous_or_impossible_predictions_are_refused(here, tiny, refusal):
     for place in ("a/speaker/x.wav", "b/speaker/x.wav"):
         save(f"speech/{place}", load("me.wav"), 16_000)
     line = "--data speech --out mels --checkpoint"
-    assert "would both be written to" in refusal(capsys, predict.main, f"{line} run")
+    assert "would both be written to" in refusal(predict.main, f"{line} run")
     export(here / "waves", tiny(), ConverterNetwork(tiny()))
-    assert "is not a mel converter" in refusal(capsys, predict.main, f"{line} waves")
+    assert "is not a mel converter" in refusal(predict.main, f"{line} waves")
     assert not Path("mels").exists()
 
 
 @pytest.fixture
 def star(here, buzz) -> Path:
-    """A run of StarGAN that knows two speakers, exported."""
+    """An exported run of StarGAN with two speakers."""
     config = STARGAN["tiny"]
     lines = ["path,speaker,split"]
     for name, f0 in (("anna", 220.0), ("bert", 110.0)):
@@ -263,7 +248,7 @@ def star(here, buzz) -> Path:
     return export_run(Path("star"), Path("star/export"))
 
 
-def test_stargan_is_used_by_its_folder_too(star, here):
+def test_stargan_export_converts_by_speaker_name(star, here):
     config = load_config(MelConverterConfig, star / "config.json")
     assert config.vocoder == "released"
     assert isinstance(config.road, StarGANUseConfig)
@@ -275,25 +260,25 @@ def test_stargan_is_used_by_its_folder_too(star, here):
     assert_close(load("0.wav"), made.clamp(-1, 1 - 2**-15), rtol=0, atol=2**-15)
 
 
-def test_stargans_mels_are_predicted_for_a_vocoder_that_reads_mels(star, here, capsys):
+def test_stargan_predicts_mels_for_a_mel_vocoder(star, here, refusal):
     line = "--checkpoint star --data named --out mels --vocoder"
-    assert "choose a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
+    assert "choose a vocoder that reads mels" in refusal(predict.main, f"{line} griffin_lim")
     predict.main(f"{line} released".split())
     assert np.load("mels/named/anna.npy").shape == (80, -(-70_000 // 160))
 
 
-def test_what_stargan_cannot_do_is_refused_in_one_sentence(star, here, capsys):
+def test_unsupported_uses_of_stargan_are_refused(star, here, refusal):
     line = "me.wav --checkpoint star --out x --speaker"
-    assert "has no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
+    assert "has no voice 'carl'" in refusal(convert, f"{line} carl")
     other = a_vocoder(here / "other_rate", "speech24k", replace(V2_24K, channels=16))
-    assert "has 16000 Hz, but the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
-    assert "is for CLUIT on mels" in refusal(capsys, export_command, "star --statistics me.wav")
+    assert "has 16000 Hz, but the vocoder" in refusal(convert, f"{line} anna --vocoder {other}")
+    assert "is for CLUIT on mels" in refusal(export_command, "star --statistics me.wav")
     converter = Converter.from_pretrained("star")
     with pytest.raises(UserError, match="generator needs"):
         converter.stream(converter.network.named_voice("anna"))
 
 
-def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
+def test_hub_download_includes_the_vocoder(here, monkeypatch):
     import huggingface_hub
 
     from w2w.weights import weights_folder
@@ -310,5 +295,5 @@ def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
     assert "vocoder/*" in asked
 
 
-def test_words_name_vocoders_and_not_folders():
+def test_vocoder_names_are_the_packaged_ones_and_griffin_lim():
     assert set(mel_converter.WORDS) == {"released", "released_24k", "released_hifigan", "griffin_lim"}

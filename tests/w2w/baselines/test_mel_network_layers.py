@@ -1,4 +1,4 @@
-"""The layers of CLUIT's networks on mels against their definitions, and its critic."""
+"""The layers of CLUIT's mel networks against their definitions, and the critic."""
 
 import math
 
@@ -31,7 +31,7 @@ NO_VOICE = torch.zeros(1, 6)
 
 
 def edges(causal):
-    """Zeros before and behind that a convolution of three taps adds."""
+    """Zero padding of a convolution of three taps."""
     return (2, 0) if causal else (1, 1)
 
 
@@ -40,7 +40,7 @@ def taps(layer):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_halving_is_a_convolution_and_then_the_mean_of_pairs(causal):
+def test_halving_equals_convolution_then_pair_mean(causal):
     layer, x = halving(3, 5, causal=causal), torch.randn(2, 3, 12)
     expected = F.avg_pool1d(F.conv1d(F.pad(x, edges(causal)), taps(layer), layer.bias), 2)
     assert taps(layer).shape == (5, 3, 3)
@@ -48,14 +48,14 @@ def test_halving_is_a_convolution_and_then_the_mean_of_pairs(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_doubling_is_nearest_upsampling_and_then_a_convolution(causal):
+def test_doubling_equals_nearest_upsampling_then_convolution(causal):
     layer, x = doubling(3, 5, causal=causal), torch.randn(2, 3, 12)
     kernel = taps(layer).transpose(0, 1)
     repeated = F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), edges(causal))
     assert_close(layer(x), F.conv1d(repeated, kernel, layer.bias))
 
 
-def test_folding_changes_the_names_and_not_the_result():
+def test_folding_weights_keeps_the_result():
     network, mel, voice = CluitMelNetwork(TINY).eval(), torch.randn(2, 80, 24), torch.randn(2, 6)
     before = network(mel, voice)
     assert any("parametrizations" in name for name in network.state_dict())
@@ -64,7 +64,7 @@ def test_folding_changes_the_names_and_not_the_result():
     fold_weight_norm(network)
 
 
-def test_weights_begin_as_he_et_al_and_biases_at_zero():
+def test_weights_are_he_initialised_and_biases_zero():
     torch.manual_seed(0)
     network = CluitMelNetwork(CluitMelConfig(n_channels=64, max_channels=128))
     block, up = network.generator.encoder[1], network.generator.decoder[-1]
@@ -81,7 +81,7 @@ def test_weights_begin_as_he_et_al_and_biases_at_zero():
             assert not p.any()
 
 
-def test_adain_by_hand():
+def test_adain_matches_its_definition():
     adain, x, voice = AdaIN(2, 3, "instance"), torch.randn(2, 2, 9) * 3 + 1, torch.randn(2, 3)
     torch.nn.init.normal_(adain.style.bias)
     result = adain(x, adain.modulation(voice))
@@ -95,7 +95,7 @@ def test_adain_by_hand():
             assert_close(result[row, channel], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_frame_norm_by_hand():
+def test_frame_norm_matches_its_definition():
     norm, x = Affine(4, "frame"), torch.randn(2, 4, 5) * 3 + 1
     torch.nn.init.normal_(norm.scale)
     torch.nn.init.normal_(norm.shift)
@@ -103,7 +103,7 @@ def test_frame_norm_by_hand():
     assert_close(norm(x, norm.modulation(NO_VOICE)), expected)
 
 
-def test_instance_norm_takes_gain_and_offset_of_every_channel_away():
+def test_instance_norm_removes_gain_and_offset_of_every_channel():
     norm, x = Affine(3, "instance"), torch.randn(2, 3, 40)
     learned = norm.modulation(NO_VOICE)
     moved = x * torch.tensor([0.5, 2.0, 7.0])[:, None] + torch.tensor([9.0, -2.0, 1.0])[:, None]
@@ -112,7 +112,7 @@ def test_instance_norm_takes_gain_and_offset_of_every_channel_away():
     assert_close(single, norm.shift[..., None], rtol=0, atol=1e-3)  # a single frame has no spread
 
 
-def test_the_first_utterance_fixes_frozen_statistics():
+def test_frozen_statistics_are_fixed_by_the_first_utterance():
     norm, modulation = Normalisation("frozen").eval(), Modulation(torch.randn(1, 3), torch.randn(1, 3))
     scale, shift, first = modulation.scale, modulation.shift, torch.randn(1, 3, 20) * 2 + 1
     assert_close(norm(first, modulation), instance_norm(first, scale, shift), rtol=0, atol=1e-5)
@@ -145,7 +145,7 @@ def test_blocks_are_those_of_stargan_v2():
     assert_close(out, (hidden + beside) / math.sqrt(2), rtol=0, atol=1e-5)
 
 
-def test_the_critic_judges_any_length_from_its_crop_on():
+def test_critic_accepts_any_length_from_its_crop_on():
     critic = MelCritic(TINY)
     for frames in (128, 129, 300):
         judged = critic(torch.randn(2, 80, frames) * 2 - 5)
@@ -160,7 +160,7 @@ def test_the_critic_judges_any_length_from_its_crop_on():
     )
 
 
-def test_every_parameter_of_the_critic_learns_also_from_the_gradient_penalty():
+def test_gradient_penalty_reaches_every_parameter_of_the_critic():
     critic, mel = MelCritic(TINY), (torch.randn(2, 80, 128) * 2 - 5).requires_grad_()
     score, projection, speakers, _ = critic(mel)
     (slope,) = torch.autograd.grad(score.sum(), mel, create_graph=True)
@@ -174,14 +174,14 @@ def test_every_parameter_of_the_critic_learns_also_from_the_gradient_penalty():
     assert [name for name, p in critic.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_a_judgement_of_a_long_mel_is_the_mean_over_its_places():
+def test_critic_averages_over_positions_of_a_long_mel():
     critic = MelCritic(TINY)
     mel = (torch.randn(1, 80, 32) * 2 - 5).repeat(1, 1, 40)
     with torch.no_grad():  # far from the edges every place is the same
         assert_close(critic(mel).score, critic(mel[..., : 32 * 30]).score, rtol=0.1, atol=0.1)
 
 
-def test_short_references_are_played_to_and_fro():
+def test_short_references_are_extended_by_reflection():
     mel = torch.arange(3.0).expand(1, 80, 3)
     assert mirrored(mel, 8)[0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
     style = StyleEncoder(TINY)
@@ -190,7 +190,7 @@ def test_short_references_are_played_to_and_fro():
     assert style(speech[..., :4]).shape == (1, 6)
 
 
-def test_half_precision_gives_nearly_the_same_and_float32():
+def test_autocast_result_is_close_and_float32():
     network, critic, mel = CluitMelNetwork(TINY), MelCritic(TINY), torch.randn(2, 80, 128) * 2 - 5
     voice = torch.randn(2, 6)
     whole, judged = network(mel, voice), critic(mel)

@@ -1,4 +1,4 @@
-"""CLUIT's networks on mels: sizes of the recipe, any length, deaf to the source's level, exact live."""
+"""CLUIT's mel networks: published sizes, any length, invariance to level, exact streaming."""
 
 from functools import cache
 from itertools import pairwise
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel import network as network_file
 from w2w.baselines.cluit_mel.generator import MelCritic
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 
@@ -41,7 +40,7 @@ def n_parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_the_published_size():
+def test_published_sizes_and_numbers_of_parameters():
     sizes = CluitMelConfig(n_speakers=172)
     built, critic = CluitMelNetwork(sizes), MelCritic(sizes)
     assert (built.frames_per_step, sizes.n_down, sizes.n_critic_blocks) == (8, 3, 5)
@@ -67,7 +66,7 @@ def test_depth_follows_the_crop(crop_frames):
 @pytest.mark.parametrize("norm", ["instance", *LIVE])
 @settings(deadline=None, max_examples=8)
 @given(frames=st.integers(1, 300))
-def test_any_number_of_frames_goes_in_and_comes_out(norm, frames):
+def test_output_has_as_many_frames_as_the_input(norm, frames):
     built, source = evaluated(norm=norm, causal=norm != "instance"), mels(2, frames)
     with torch.no_grad():
         voice = built.style_of_mel(source)
@@ -78,14 +77,14 @@ def test_any_number_of_frames_goes_in_and_comes_out(norm, frames):
 
 
 @pytest.mark.parametrize(("norm", "causal"), [("instance", False), ("frame", True), ("frozen", True)])
-def test_every_parameter_learns(norm, causal):
+def test_every_parameter_receives_a_gradient(norm, causal):
     built, source = network(norm=norm, causal=causal), mels(2, 128)
     (built(source, built.style_of_mel(source)) * torch.randn(source.shape)).sum().backward()
     assert [name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_level_and_the_microphone_of_the_source_do_not_matter():
-    """A gain, or any filter that stays as it is, adds constants to log-mels: InstanceNorm takes them away."""
+def test_output_does_not_depend_on_the_sources_level_and_equalisation():
+    """A gain or constant filter adds constants to log-mels, which InstanceNorm removes."""
     built, source, voice = network(), mels(1, 77), torch.randn(1, 6)
     filtered = source + torch.linspace(-3.0, 3.0, 80)[:, None] + 2.0
     with torch.no_grad():
@@ -97,7 +96,7 @@ def test_the_level_and_the_microphone_of_the_source_do_not_matter():
 
 
 @every_live
-def test_nothing_is_heard_behind_the_own_block(norm):
+def test_no_look_ahead_beyond_the_current_block(norm):
     built, source, voice = network(norm=norm, causal=True).eval(), mels(2, 64), torch.randn(2, 6)
     source.requires_grad_()
     converted = built(source, voice)
@@ -109,7 +108,7 @@ def test_nothing_is_heard_behind_the_own_block(norm):
         assert frame < 8 or heard[..., : end - 8].any()
 
 
-def test_the_published_form_hears_what_comes():
+def test_published_form_is_not_causal():
     built, source = network(), mels(1, 64).requires_grad_()
     built(source, torch.randn(1, 6))[..., 3].square().sum().backward()
     assert source.grad[..., 60:].any()
@@ -132,8 +131,8 @@ def test_chunks_equal_the_whole(norm, cuts, grad):
     assert_close(torch.cat(parts, dim=-1)[..., : source.shape[-1]], whole, rtol=0, atol=1e-4)
 
 
-def test_a_voice_may_change_under_way():
-    """What the voice does is kept between steps, and must not outlive it, not even when changed in place."""
+def test_voice_may_change_between_chunks():
+    """Cached modulations are recomputed when the voice changes, even in place."""
     built, source, voice = network(norm="frame", causal=True).eval(), mels(1, 32), torch.randn(1, 6)
     with torch.inference_mode():
         state = built.begin(1)
@@ -146,20 +145,6 @@ def test_a_voice_may_change_under_way():
     assert not torch.allclose(after, built.step(source[..., 16:], voice, fresh)[0])
 
 
-@every_live
-def test_a_long_recording_is_converted_piece_by_piece(norm, monkeypatch):
-    built, source, voice = network(norm=norm, causal=True).eval(), mels(2, 213), torch.randn(2, 6)
-    pieces, run = [], built.generator.run
-    monkeypatch.setattr(built.generator, "modulations", cache(built.generator.modulations))
-    monkeypatch.setattr(built.generator, "run", lambda mel, *rest: pieces.append(mel) or run(mel, *rest))
-    with torch.no_grad():
-        whole = built(source, voice)
-        pieces.clear()
-        monkeypatch.setattr(network_file, "PIECE_BLOCKS", 5)
-        assert_close(built(source, voice), whole, rtol=0, atol=1e-4)
-    assert [piece.shape[-1] for piece in pieces] == [40, 40, 40, 40, 40, 16]
-
-
 def test_frozen_statistics_are_those_of_the_clip():
     built, clip, voice = network(norm="frozen", causal=True).eval(), mels(1, 1024, seed=3), torch.randn(1, 6)
     with torch.no_grad():
@@ -170,7 +155,7 @@ def test_frozen_statistics_are_those_of_the_clip():
         assert_close(built.train()(clip, voice), frozen, rtol=0, atol=1e-3)  # InstanceNorm of the clip
 
 
-def test_frozen_statistics_know_the_voice_and_nothing_else():
+def test_frozen_statistics_depend_only_on_the_voice():
     built, voices = network(norm="frozen", causal=True).eval(), torch.randn(2, 6)
     built.freeze_statistics(mels(1, 300))  # shorter than what is kept
     with torch.no_grad():
@@ -184,7 +169,7 @@ def test_frozen_statistics_know_the_voice_and_nothing_else():
     assert not torch.allclose(one[-1].scale[0], one[-1].scale[1])
 
 
-def test_until_a_clip_is_given_training_speech_is_kept():
+def test_frozen_statistics_default_to_the_last_training_crops():
     built, voice = network(norm="frozen", causal=True, crop_frames=32), torch.randn(2, 6)
     crops = [mels(2, 40, seed=seed) for seed in range(9)]
     for crop in crops:
@@ -202,19 +187,15 @@ def test_until_a_clip_is_given_training_speech_is_kept():
             live.step(mels(1, 2), voice[:1], live.begin(1))
 
 
-def test_who_streams_and_why_not():
+def test_reasons_against_streaming_are_stated():
     assert network(norm="frame", causal=True).streams
     assert "instance" in network().needs_whole
     assert "causal" in network(norm="frame").needs_whole
-    with pytest.raises(UserError, match="instance"):
-        network().step(mels(1, 8), torch.randn(1, 6), {})
     with pytest.raises(UserError, match="frozen"):
         network().freeze_statistics(mels(1, 128))
     with pytest.raises(UserError, match=r"1\.3 seconds"):
         network(norm="frozen").freeze_statistics(mels(1, 127))
     live = network(norm="frame", causal=True)
-    with pytest.raises(ValueError, match="whole blocks of 8"):
-        live.step(mels(1, 9), torch.randn(1, 6), live.begin(1))
     with pytest.raises(UserError, match="no frames"):
         live.style_of_mel(mels(1, 0))
     with pytest.raises(UserError, match="no frames"):

@@ -1,4 +1,4 @@
-"""StarGAN's spectrogram comes back as sound of the same level, by phases or a vocoder, wherever it is cut."""
+"""Inverting StarGAN's spectrogram: level, timing, any pieces, by phases or a vocoder."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -50,7 +50,7 @@ def voice(samples: int = 25_600) -> torch.Tensor:
         replace(SPEECH, log="log10", norm="none", scale="htk"),
     ],
 )
-def test_the_mel_of_a_spectrogram_is_nearly_the_waves_own(mel):
+def test_mel_from_a_spectrogram_is_close_to_the_waves_mel(mel):
     wave = 0.9 * voice() * torch.linspace(0.6, 1.0, 25_600)
     own, told = LogMel(mel)(wave), ToMel(WHOLE, mel)(framed(Spectrogram(WHOLE), wave))
     frames = slice(6, min(own.shape[-1], told.shape[-1]) - 6)
@@ -61,14 +61,14 @@ def test_the_mel_of_a_spectrogram_is_nearly_the_waves_own(mel):
     assert difference.abs().mean() < 0.3
 
 
-def test_a_spectrogram_twice_as_loud_is_a_mel_twice_as_loud():
+def test_mel_scales_with_the_spectrograms_level():
     to_mel, spectrogram = ToMel(WHOLE, SPEECH), Spectrogram(WHOLE)
     quiet, loud = (to_mel(framed(spectrogram, gain * voice())) for gain in (0.5, 1.0))
     risen = (loud - quiet)[:, :KNOWN, 6:-6].median()  # a little more: what sinks towards black in one
     assert risen == pytest.approx(torch.tensor(2.0).log().item(), abs=0.06)
 
 
-def test_time_is_kept():
+def test_mel_frames_are_aligned_with_the_wave():
     bursts = torch.zeros(1, 1, 32_000)
     for centre in (8_000, 21_000):
         bursts[..., centre - 60 : centre + 60] = torch.randn(120)
@@ -78,7 +78,7 @@ def test_time_is_kept():
     assert abs(160 * second + 80 - 21_000) <= 256
 
 
-def test_black_lies_below_the_floor_and_what_is_louder_stays():
+def test_value_zero_is_lowered_below_the_floor():
     spectrogram = torch.tensor([0.0, KNEE / 2, KNEE, 0.5, 1.0]).expand(1, 1, 4, 5)
     found = levels(spectrogram, WHOLE)[0, 0]
     plain = spectrogram[0, 0, 0] * (WHOLE.high - WHOLE.low) + WHOLE.low
@@ -87,7 +87,7 @@ def test_black_lies_below_the_floor_and_what_is_louder_stays():
 
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(1, 59), max_size=5), n_frames=st.integers(1, 99))
-def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_mel(cuts, n_frames):
+def test_mel_does_not_depend_on_the_pieces(cuts, n_frames):
     to_mel = ToMel(SMALL, MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=40, n_mels=20))
     spectrogram = torch.rand(2, 1, 64, 60, generator=torch.Generator().manual_seed(1))
     whole = to_mel(spectrogram, n_frames)
@@ -97,7 +97,7 @@ def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_mel(cuts, n_frame
     assert_close(torch.cat(list(to_mel.stream(pieces, n_frames)), dim=-1), whole)
 
 
-def test_phases_are_found_for_a_spectrogram_own_window():
+def test_phase_retrieval_reproduces_the_spectrogram():
     wave = voice()
     spectrogram = framed(Spectrogram(WHOLE), wave)
     found = ToWave(WHOLE, GriffinLimConfig(iterations=24))(spectrogram)
@@ -110,7 +110,7 @@ def test_phases_are_found_for_a_spectrogram_own_window():
     assert above[:, 262:].mean() < 0.02 * above[:, 1:257].mean()
 
 
-def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_phases():
+def test_phase_retrieval_does_not_depend_on_the_pieces():
     to_wave = ToWave(SMALL, GriffinLimConfig(iterations=4, block=32, overlap=8))
     spectrogram = torch.rand(1, 1, 64, 90)
     whole = to_wave(spectrogram)
@@ -118,7 +118,7 @@ def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_phases():
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=0, atol=0)
 
 
-def test_a_vocoder_of_another_rate_is_refused():
+def test_vocoder_of_another_rate_is_refused():
     with pytest.raises(UserError, match=r"22050 Hz.*16000 Hz"):
         ToMel(WHOLE, NAMED["hifigan"])
 

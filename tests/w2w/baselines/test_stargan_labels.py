@@ -1,4 +1,4 @@
-"""Labels by group: what the networks read of them, where they come from, which rows are refused."""
+"""Label groups: inputs and targets of the networks, names from manifests, refused rows."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from w2w.baselines.stargan.labels import (
     LabelsConfig,
     input_label,
     labels_of,
+    named_voice,
     output_label,
     value_of,
     with_names,
@@ -40,13 +41,13 @@ def test_published_widths():
     assert output_label(indices, config).shape == (1, 1476)
 
 
-def test_what_both_networks_read_of_a_clip_without_accent():
+def test_labels_of_a_clip_with_an_unknown_group():
     indices = torch.tensor([[1, -1, 0]])
     assert input_label(indices, SMALL).tolist() == [[0, 1, 0, 0, 0, 1, 0, 1, 0, 1]]
     assert output_label(indices, SMALL).tolist() == [[0, 1, 0, -1, -1, 1, 0]]
 
 
-def test_names_and_sizes_are_taken_from_the_data_and_kept():
+def test_names_and_sizes_are_filled_in_from_the_data():
     rows = [
         row(speaker="bob", accent="irish"),
         row(speaker="ann", gender="F"),
@@ -59,7 +60,7 @@ def test_names_and_sizes_are_taken_from_the_data_and_kept():
     assert with_names(config, [*rows, row(speaker="zoe")]) == config
 
 
-def test_a_group_may_have_room_to_spare():
+def test_group_may_be_larger_than_its_names():
     group = LabelGroup(column="speaker", size=5)
     config = with_names(
         LabelsConfig(first=group, second=LabelGroup(column=""), third=LabelGroup(column="")),
@@ -70,7 +71,7 @@ def test_a_group_may_have_room_to_spare():
     assert input_label(torch.tensor([[0]]), config).tolist() == [[1, 0, 0, 0, 0, 1]]
 
 
-def test_columns_go_by_our_names_or_the_manifests():
+def test_columns_may_be_given_by_alias():
     one = row(speaker="ann", gender="F", corpus="VCTK", accent="")
     assert [value_of(one, c) for c in ("speaker_id", "sex", "corpus", "accent", "age")] == [
         "ann",
@@ -81,7 +82,7 @@ def test_columns_go_by_our_names_or_the_manifests():
     ]
 
 
-def test_a_label_outside_its_group_is_refused_by_its_row():
+def test_unknown_label_is_refused_with_its_row():
     with pytest.raises(UserError, match=r"b\.wav: speaker 'dan' is not in its label group"):
         labels_of([row(speaker="ann"), row("b.wav", speaker="dan")], SMALL)
     tight = with_names(
@@ -91,19 +92,17 @@ def test_a_label_outside_its_group_is_refused_by_its_row():
         labels_of([row(speaker="x"), row(speaker="y")], tight)
 
 
-def test_a_clip_without_any_label_is_refused_by_its_row():
+def test_unlabelled_row_is_refused():
     with pytest.raises(UserError, match=r"mute\.wav has no label at all in speaker, accent, gender"):
         labels_of([row(speaker="ann"), row("mute.wav", corpus="VCTK")], SMALL)
 
 
-def test_labels_by_name_and_misspelt_ones():
-    assert SMALL.indices({"gender": "M", "speaker": "cyd"}).tolist() == [[2, -1, 1]]
+def test_voice_by_name_is_that_label_alone_and_a_misspelt_name_is_refused():
+    assert named_voice("cyd", SMALL).equal(input_label(torch.tensor([[2, -1, -1]]), SMALL))
     with pytest.raises(UserError, match="did you mean bob"):
-        SMALL.indices({"speaker": "bobb"})
-    with pytest.raises(UserError, match="the groups are speaker, accent, gender"):
-        SMALL.indices({"age": "30"})
+        named_voice("bobb", SMALL)
 
 
-def test_more_names_than_room_are_refused():
+def test_more_names_than_the_groups_size_are_refused():
     with pytest.raises(UserError, match="exceed"):
         LabelGroup(column="gender", size=1, names=("F", "M"))

@@ -1,4 +1,4 @@
-"""StarGAN's losses by hand: slopes of linear critics, labels that are missing, features of batches."""
+"""StarGAN's losses against their definitions: gradient penalty, missing labels, feature matching."""
 
 import math
 
@@ -16,7 +16,7 @@ from w2w.baselines.stargan.task import (
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
-def test_the_penalty_of_a_linear_critic_is_its_slopes_distance_from_one(slope):
+def test_gradient_penalty_of_a_linear_critic(slope):
     direction = torch.randn(1, 4, 6)
     weight = (slope * direction / direction.norm()).requires_grad_()
     real, fake, share = torch.rand(3, 1, 4, 6), torch.rand(3, 1, 4, 6), torch.rand(3, 1, 1, 1)
@@ -27,20 +27,20 @@ def test_the_penalty_of_a_linear_critic_is_its_slopes_distance_from_one(slope):
         assert_close(gradient, 2 * (slope - 1) * (weight / slope).detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_the_penalty_is_of_the_sum_over_a_map_of_scores():
+def test_gradient_penalty_sums_the_score_map():
     real, fake = torch.rand(2, 1, 2, 2), torch.rand(2, 1, 2, 2)
     # The map is the spectrogram itself: the sum's slope is 1 in each of 4 places, of length 2.
     assert_close(gradient_penalty(lambda x: x, real, fake, torch.rand(2, 1, 1, 1)), torch.tensor(1.0))
 
 
-def test_the_penalty_is_taken_between_real_and_fake():
+def test_gradient_penalty_is_taken_between_real_and_fake():
     """The critic x² has the slope 2x there: with a share of ¼ real, 2 (¼ · 2 + ¾ · 6) = 10."""
     real, fake = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 6.0)
     penalty = gradient_penalty(lambda x: x.square(), real, fake, torch.full((1, 1, 1, 1), 0.25))
     assert_close(penalty, torch.tensor(81.0))
 
 
-def test_the_penalty_is_float32_under_autocast():
+def test_gradient_penalty_is_float32_under_autocast():
     layer = torch.nn.Conv2d(1, 1, 3)
     with torch.autocast("cpu", torch.bfloat16):
         penalty = gradient_penalty(
@@ -55,8 +55,8 @@ def test_the_penalty_is_float32_under_autocast():
     assert_close(penalty.double(), (total.norm() - 1).square(), rtol=1e-5, atol=1e-6)
 
 
-def test_masked_cross_entropy_by_hand():
-    """Groups of 2 and 3 labels; the first clip's second group is not known, nor the second clip's first."""
+def test_masked_cross_entropy_matches_its_definition():
+    """Groups of 2 and 3 labels; unknown: the first clip's second group, the second clip's first."""
     logits = torch.tensor([[2.0, -1.0, 9.0, 9.0, 9.0], [7.0, 7.0, 0.0, 1.0, -2.0]])
     target = torch.tensor([[1.0, 0.0, -1.0, -1.0, -1.0], [-1.0, -1.0, 0.0, 1.0, 0.0]])
 
@@ -71,7 +71,7 @@ def test_masked_cross_entropy_by_hand():
     assert_close(masked_cross_entropy(logits, target, summed=True), torch.tensor(by_hand / 2))
 
 
-def test_the_mean_over_known_labels_does_not_grow_with_the_labels_and_is_zero_without_any():
+def test_mean_over_known_labels_does_not_grow_with_the_labels_and_is_zero_without_any():
     assert_close(masked_cross_entropy(torch.zeros(2, 1476), torch.zeros(2, 1476)), torch.tensor(math.log(2)))
     assert masked_cross_entropy(torch.randn(2, 5), -torch.ones(2, 5)).item() == 0
 
@@ -88,7 +88,7 @@ def test_wasserstein_raises_real_scores_and_lowers_fake_ones():
     assert wasserstein(real, fake).item() == -2.0
 
 
-def test_the_experiments_features_are_matched_clip_by_clip_in_the_last_layer_alone():
+def test_experiments_feature_matching_compares_clips_in_the_last_layer():
     real = [torch.zeros(2, 1), torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)]
     fake = [torch.ones(2, 1, requires_grad=True), torch.tensor([[4.0, 2.0], [3.0, 3.0]], requires_grad=True)]
     loss = feature_matching(real, fake)
@@ -101,7 +101,7 @@ def test_the_experiments_features_are_matched_clip_by_clip_in_the_last_layer_alo
     assert feature_matching(real, swapped) > 0 == mean_feature_matching(real[1:], swapped[1:])
 
 
-def test_our_own_features_are_matched_in_the_mean_of_the_batch():
+def test_own_feature_matching_compares_batch_means():
     real = [torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), torch.zeros(2, 1)]
     fake = [torch.tensor([[4.0, 3.0], [2.0, 3.0]], requires_grad=True), torch.ones(2, 1)]
     loss = mean_feature_matching(real, fake)

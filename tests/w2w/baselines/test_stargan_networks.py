@@ -1,4 +1,4 @@
-"""StarGAN's networks: every tensor's shape, the labels' merge, and how far an output sees."""
+"""StarGAN's networks: tensor shapes, merging of labels, receptive fields."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +26,7 @@ TINY = replace(NARROW, spectrogram=SpectrogramConfig(n_bins=64, n_frames=64), cr
 
 
 def shapes(network, *inputs):
-    """Return the shapes that convolutions of a network take and give, in order."""
+    """Return the input and output shapes of a network's convolutions, in order."""
     seen = []
 
     def note(module, taken, given):
@@ -41,7 +41,7 @@ def shapes(network, *inputs):
     return seen, out
 
 
-def test_the_generators_tensors_are_the_diagrams():
+def test_generator_tensor_shapes_match_the_diagram():
     network = Generator(PUBLISHED).eval()
     seen, out = shapes(network, torch.rand(1, 1, 256, 256), torch.zeros(1, 1479))
     block = [((128, 64, 64), (128, 64, 64))] * 2
@@ -66,7 +66,7 @@ def test_the_generators_tensors_are_the_diagrams():
     assert ((out >= 0) & (out <= 1)).all()
 
 
-def test_the_discriminators_tensors_are_the_diagrams():
+def test_discriminator_tensor_shapes_match_the_diagram():
     network = Discriminator(PUBLISHED)
     seen, judged = shapes(network, torch.rand(1, 1, 256, 256))
     widths, sizes = [1, 32, 64, 128, 256, 512, 1024], [256, 128, 64, 32, 16, 8, 4]
@@ -92,7 +92,7 @@ def test_merging_labels_equals_the_dense_convolution(bias, size):
     assert_close(ours, theirs)
 
 
-def test_a_convolution_to_one_map_equals_the_plain_one():
+def test_one_map_equals_the_plain_convolution():
     one, x = OneMap(3, 7), torch.randn(2, 3, 9, 11)
     assert_close(one(x), F.conv2d(x, one.weight, one.bias, padding=3), atol=1e-5, rtol=1e-5)
 
@@ -116,7 +116,7 @@ def columns_seen(config, column=128):
     return [int(x.grad.abs().sum((0, 1, 2)).count_nonzero()) for x in (merged, before, spectrogram)]
 
 
-def test_how_few_columns_an_output_of_the_published_generator_sees():
+def test_receptive_field_of_the_published_generator():
     """16 quarter columns after the merge (64 columns) and 18 with it (72); 84 of the 256 of the input.
 
     The experiment's 62 counts 7 convolutions of 3 columns at a quarter of the size, 8 each, and 6 of the
@@ -126,12 +126,12 @@ def test_how_few_columns_an_output_of_the_published_generator_sees():
 
 
 @pytest.mark.parametrize("column", [0, 128, 255])
-def test_with_the_remedys_dilations_every_output_sees_the_whole_input(column):
+def test_remedys_dilations_cover_the_whole_input(column):
     assert columns_seen(replace(PUBLISHED, dilations=WHOLE_INPUT), column)[1:] == [64, 256]
 
 
-def test_instance_norm_would_subtract_the_labels():
-    """A label is a constant over the map but at its edges; after the norm only the edges tell of it."""
+def test_instance_norm_removes_constant_label_maps():
+    """A label is a constant over the map except at its edges, so normalisation leaves only the edges."""
     torch.manual_seed(0)
     merge, features = LabelMerge(4, 6, 4, bias=False), torch.randn(1, 4, 64, 64)
     norm = nn.InstanceNorm2d(4)
@@ -142,7 +142,7 @@ def test_instance_norm_would_subtract_the_labels():
     assert apart[inner].mean() < 0.1 * (one - other)[inner].abs().mean()
 
 
-def test_labels_reach_the_whole_output_when_the_merge_is_not_normalised():
+def test_labels_reach_every_output_without_normalised_merge():
     config = replace(TINY, norm="instance", norm_of_merge=False)
     network = Generator(config).eval()
     spectrogram, labels = torch.rand(1, 1, 64, 64), torch.tensor([[0, -1], [3, -1]])
@@ -162,11 +162,11 @@ def test_every_parameter_of_both_networks_receives_a_gradient():
             assert parameter.grad.any(), name
 
 
-def test_spectrogram_of_any_length_in_fours_pass_the_generator():
+def test_generator_accepts_any_multiple_of_four_frames():
     network = Generator(NARROW).eval()
     assert network(torch.rand(1, 1, 256, 20), torch.zeros(1, LABELS.n_in)).shape == (1, 1, 256, 20)
 
 
-def test_spectrogram_that_cannot_be_halved_are_refused():
+def test_sizes_that_cannot_be_halved_are_refused():
     with pytest.raises(UserError, match="cannot be halved 6 times"):
         StarGANConfig(spectrogram=SpectrogramConfig(n_frames=128 + 4))

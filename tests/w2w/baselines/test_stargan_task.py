@@ -1,4 +1,4 @@
-"""The StarGAN task: who learns from what, how often, and that one batch can be learned."""
+"""The StarGAN task: updates per step, gradients of each loss, overfitting one batch."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def build(config=OFF, lr=1e-3, shape=SHAPE):
 
 
 def batch(n=10):
-    """Chords, each of its own, for three speakers in turn."""
+    """A different chord for each clip, for three speakers in turn."""
     at = torch.arange(SHAPE.spectrogram.crop_samples) / 16_000
     pitch = 150.0 + 60.0 * torch.arange(n)[:, None, None]
     wave = sum(torch.sin(2 * torch.pi * k * pitch * at) for k in (1, 2, 3)) / 3
@@ -36,7 +36,7 @@ def batch(n=10):
     return LabelledBatch(wave, labels)
 
 
-def test_five_updates_of_the_discriminator_to_one_of_the_generator():
+def test_five_discriminator_updates_per_generator_update():
     task = build(StarGANTaskConfig())
     scalars = task.update(batch(), 0)
     assert (task.players["discriminator"].updates, task.players["generator"].updates) == (5, 1)
@@ -49,21 +49,21 @@ def test_five_updates_of_the_discriminator_to_one_of_the_generator():
     }
 
 
-def test_every_update_has_clips_of_its_own(monkeypatch):
+def test_every_update_uses_different_clips(monkeypatch):
     task, heard = build(), []
-    real_loss = task.discriminator_loss
+    losses = task.discriminator_losses
 
-    def listen(scalars, spectrogram, label, target):
+    def listen(spectrogram, label, target):
         heard.append(spectrogram)
-        return real_loss(scalars, spectrogram, label, target)
+        return losses(spectrogram, label, target)
 
-    monkeypatch.setattr(task, "discriminator_loss", listen)
+    monkeypatch.setattr(task, "discriminator_losses", listen)
     clips = batch()
     task.update(clips, 0)
     assert_close(torch.cat(heard), task.spectrogram(clips.wave))
 
 
-def test_targets_are_other_clips_labels():
+def test_target_labels_come_from_other_clips():
     labels = torch.arange(4)[:, None].expand(-1, 2)
     drawn = {tuple(other_clips(labels)[:, 0].tolist()) for _ in range(50)}
     assert drawn == {(3, 0, 1, 2), (2, 3, 0, 1), (1, 2, 3, 0)}
@@ -71,61 +71,65 @@ def test_targets_are_other_clips_labels():
 
 
 @pytest.mark.parametrize("term", ["classes", "reconstruction", "identity", "feature_matching"])
-def test_each_term_moves_the_generator(term):
+def test_each_loss_term_updates_the_generator(term):
     """Beside the adversarial term, which cannot be switched off, each weight changes the gradient."""
     clips, gradients = batch(2), []
     for weight in (0.0, 5.0):
         torch.manual_seed(1)
         task = build(replace(OFF, **{term: weight}))
         spectrogram = task.spectrogram(clips.wave)
-        loss = task.generator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
+        loss = task.total(task.generator_losses(spectrogram, clips.labels, clips.labels.roll(1, 0)))
         gradients.append(torch.autograd.grad(loss, task.generator.out.weight)[0])
     assert not torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("losses", ["experiment", "own"])
-def test_the_losses_have_the_form_that_their_name_says(losses):
-    """Beside each other on one batch: squares or L1, the mean of known labels or their sum."""
+def test_loss_variants_use_their_distances(losses):
+    """On one batch: squared error or L1, mean over known labels or sum."""
     torch.manual_seed(0)
-    task, scalars, clips = build(replace(OFF, losses=losses)), {}, batch(2)
+    task, clips = build(replace(OFF, losses=losses)), batch(2)
     spectrogram, target = task.spectrogram(clips.wave), clips.labels.roll(1, 0)
-    task.generator_loss(scalars, spectrogram, clips.labels, target)
-    task.discriminator_loss(scalars, spectrogram, clips.labels, target)
+    generator = task.generator_losses(spectrogram, clips.labels, target)
+    discriminator = task.discriminator_losses(spectrogram, clips.labels, target)
     off = task.convert(spectrogram, clips.labels) - spectrogram
     identity = off.square().mean() if losses == "experiment" else off.abs().mean()
-    assert_close(scalars["generator/identity"], identity)
+    assert_close(generator["identity"], identity)
     logits = task.discriminator(spectrogram).labels
     known = torch.tensor([[True] * 3 + [of > 0] * 2 + [False] * 2 for of in (0, 1)])
     one_hot = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0, 0]])
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")[known]
-    assert_close(scalars["discriminator/classes"], each.mean() if losses == "experiment" else each.sum() / 2)
+    assert_close(discriminator["classes"], each.mean() if losses == "experiment" else each.sum() / 2)
 
 
-def test_the_discriminators_loss_leaves_the_generator_alone():
+def test_discriminator_loss_has_no_gradient_for_the_generator():
     task = build(StarGANTaskConfig())
     clips = batch(2)
     spectrogram = task.spectrogram(clips.wave)
-    loss = task.discriminator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(task.discriminator_losses(spectrogram, clips.labels, clips.labels.roll(1, 0)))
     loss.backward()
     assert all(p.grad is None for p in task.generator.parameters())
     assert all(p.grad is not None and p.grad.any() for p in task.discriminator.parameters())
 
 
-def test_generator_updates_leave_the_discriminator_as_it_is():
+def test_generator_update_leaves_the_discriminator_unchanged():
     task = build(StarGANTaskConfig())
     before = [p.clone() for p in task.discriminator.parameters()]
     clips = batch(2)
-    loss = task.generator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(
+        task.generator_losses(task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    )
     task.players["generator"].step(loss)
     for now, then in zip(task.discriminator.parameters(), before):
         assert torch.equal(now, then)
 
 
-def test_unknown_labels_teach_the_discriminator_nothing():
-    """The third group is not known of any clip: its rows of the head get no gradient."""
+def test_unknown_labels_give_no_gradient():
+    """The third group is unknown in all clips: its rows of the head get no gradient."""
     task = build(StarGANTaskConfig())
     clips = batch(2)
-    loss = task.discriminator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    loss = task.total(
+        task.discriminator_losses(task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    )
     (gradient,) = torch.autograd.grad(loss, task.discriminator.classes.weight)
     assert gradient[:3].any()
     assert not gradient[5:].any()
@@ -133,7 +137,7 @@ def test_unknown_labels_teach_the_discriminator_nothing():
 
 @pytest.mark.parametrize("losses", ["experiment", "own"])
 def test_one_batch_can_be_learned(losses):
-    """The generator comes to keep and return one batch, the discriminator to hear its labels."""
+    """The generator learns identity and cycle of one batch, the discriminator its labels."""
     config = StarGANTaskConfig(losses=losses, critic_updates=1)
     task, clips = build(config, lr=3e-3), batch(3)
     spectrogram = task.spectrogram(clips.wave)
@@ -146,7 +150,7 @@ def test_one_batch_can_be_learned(losses):
     assert torch.equal(heard, clips.labels[:, 0])
 
 
-def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
+def test_samples_and_metrics_leave_the_task_unchanged():
     task = build(StarGANTaskConfig())
     task.update(batch(), 0)
     before = {k: v.clone() for k, v in task.generator.state_dict().items()}
@@ -162,7 +166,7 @@ def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_a_step_in_bfloat16_is_finite():
+def test_step_in_bfloat16_is_finite():
     task = build(StarGANTaskConfig())
     with torch.autocast("cpu", torch.bfloat16):
         scalars = task.update(batch(), 0)

@@ -1,4 +1,4 @@
-"""Two networks with the face of one: chunk after chunk is the whole, and neither length nor edges matter."""
+"""A mel converter with a vocoder as one network: exact streaming, any length, latency."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -29,7 +29,7 @@ MELGAN = replace(MELGAN_16K, channels=2)
 
 
 class Blocks(nn.Module):
-    """A mel converter whose every block of frames hears itself and the past; ``whole``: and the mean."""
+    """A causal mel converter on blocks of frames; with ``whole``, it also uses the mean."""
 
     def __init__(self, mel: MelConfig = SPEECH, *, whole: bool = False, frames_per_step: int = 4) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def case(request, buzz):
         return live, voice, source, live.network(source, voice)
 
 
-def test_it_is_what_a_converter_drives(tiny):
+def test_networks_satisfy_the_wave_network_protocol(tiny):
     from w2w.networks.network import ConverterNetwork
 
     assert isinstance(TwoStage(Blocks(), vocoder()), WaveNetwork)
@@ -99,7 +99,7 @@ def test_chunks_of_any_length_equal_the_whole(case, cuts):
 
 
 @pytest.mark.parametrize("samples", [1, 159, 640, 2_001])
-def test_a_short_source_is_as_long_after_and_the_same_live(case, samples):
+def test_short_sources_keep_their_length_and_stream_exactly(case, samples):
     live, voice, source, _ = case
     source = source[..., :samples]
     stream = live.stream(voice, chunk_samples=100)
@@ -109,7 +109,7 @@ def test_a_short_source_is_as_long_after_and_the_same_live(case, samples):
     assert_close(made, whole, rtol=0, atol=1e-5)
 
 
-def test_a_long_source_in_blocks_equals_one_step(case, monkeypatch):
+def test_long_source_in_blocks_equals_one_step(case, monkeypatch):
     live, voice, source, whole = case
     monkeypatch.setattr("w2w.baselines.two_stage.BLOCK_FRAMES", 7)
     monkeypatch.setattr("w2w.converter.BLOCK_S", 0.3)
@@ -118,8 +118,8 @@ def test_a_long_source_in_blocks_equals_one_step(case, monkeypatch):
     assert_close(live.convert(source, voice), whole, rtol=0, atol=1e-5)
 
 
-def test_a_live_conversion_is_the_vocoder_on_the_converted_mel(case):
-    """Away from the edges: the same frames, a fraction of a hop apart from the definition's own."""
+def test_stream_equals_the_vocoder_on_the_converted_mel(case):
+    """Away from the edges, frames equal the definition's, up to a shift by a fraction of a hop."""
     live, voice, source, whole = case
     network = live.network
     delay = reach_ahead(network.mel)
@@ -131,7 +131,7 @@ def test_a_live_conversion_is_the_vocoder_on_the_converted_mel(case):
 
 
 @pytest.mark.parametrize("chunk", [640, 320, 1_920, 100])
-def test_no_sample_waits_longer_than_the_latency_says_and_one_waits_as_long(case, chunk):
+def test_latency_is_the_exact_maximum_delay(case, chunk):
     live, voice, _, _ = case
     stream = live.stream(voice, chunk_samples=chunk)
     arrived, made, longest = 0, 0, 0
@@ -149,7 +149,7 @@ def test_no_sample_waits_longer_than_the_latency_says_and_one_waits_as_long(case
     )
 
 
-def test_no_sample_hears_further_than_the_look_ahead(case):
+def test_look_ahead_is_not_exceeded(case):
     live, voice, source, _ = case
     network, at = live.network, 6_000
     changed = source.clone()
@@ -161,7 +161,7 @@ def test_no_sample_hears_further_than_the_look_ahead(case):
 
 
 @pytest.mark.parametrize("name", ["speech16k", "speech16k_causal", "hifigan"])
-def test_live_frames_are_the_definitions_own(name, buzz):
+def test_live_log_mel_equals_the_definition(name, buzz):
     mel = NAMED[name]
     wave, ahead = buzz(4_000, f0=(140.0,)), reach_ahead(mel)
     n_frames = 4_000 // mel.hop
@@ -173,7 +173,7 @@ def test_live_frames_are_the_definitions_own(name, buzz):
 
 
 @pytest.mark.parametrize("network", [HIFIGAN, GriffinLimConfig(iterations=2)], ids=["hifigan", "griffin_lim"])
-def test_what_needs_the_whole_converts_whole_and_says_why_it_does_not_stream(buzz, network):
+def test_non_streaming_network_converts_and_states_the_reason(buzz, network):
     whole = converter(network, whole=True)
     source = buzz(5_001, f0=(120.0,))
     voice = whole.embed(source)
@@ -185,14 +185,14 @@ def test_what_needs_the_whole_converts_whole_and_says_why_it_does_not_stream(buz
     assert whole.convert(source[..., :1], voice).shape == (1, 1, 1)
 
 
-def test_griffin_lim_does_not_speak_live(buzz):
+def test_griffin_lim_does_not_stream(buzz):
     network = TwoStage(Blocks(), vocoder(GriffinLimConfig(iterations=1)))
     assert not network.streams
     with pytest.raises(UserError, match="vocoder is griffin_lim, which cannot stream"):
         Converter(network).stream(torch.zeros(1, 3))
 
 
-def test_a_very_long_mel_is_converted_in_windows_that_fade_into_each_other(monkeypatch):
+def test_very_long_mel_is_converted_in_cross_faded_windows(monkeypatch):
     monkeypatch.setattr(two_stage, "LONGEST_S", 1.0)
     monkeypatch.setattr(two_stage, "SHARED_S", 0.2)
     heard = []
@@ -212,19 +212,19 @@ def test_a_very_long_mel_is_converted_in_windows_that_fade_into_each_other(monke
     assert (made[..., -1] == len(heard)).all()
 
 
-def test_one_window_is_the_network_itself():
+def test_single_window_equals_the_network():
     network, mel, voice = Blocks(whole=True), torch.randn(1, 80, 50) - 5, torch.zeros(1, 3)
     with torch.no_grad():
         made = torch.cat(list(two_stage.converted_in_windows(network, SPEECH, mel, voice)), dim=-1)
         assert torch.equal(made, network(mel, voice))
 
 
-def test_the_converted_mel_keeps_the_time_of_the_recording(case):
+def test_converted_mel_is_aligned_with_the_source(case):
     live, voice, source, _ = case
     assert live.network.converted_mel(source, voice).shape == (1, 80, -(-SAMPLES // 160))
 
 
-def test_rows_are_converted_each_for_itself(case, buzz):
+def test_rows_are_converted_independently(case, buzz):
     live, voice, _, _ = case
     both = buzz(4_000, f0=(110.0, 170.0))
     voices = torch.cat([voice, voice + 1.0])
@@ -235,7 +235,7 @@ def test_rows_are_converted_each_for_itself(case, buzz):
             assert_close(made[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-def test_what_a_mel_converter_cannot_do_is_told(case):
+def test_unsupported_operations_are_refused(case):
     live, voice, source, _ = case
     with pytest.raises(UserError, match="cannot move the pitch"):
         live.convert(source, voice, semitones=1.0)
@@ -247,7 +247,7 @@ def test_what_a_mel_converter_cannot_do_is_told(case):
         TwoStage(Blocks(), Vocoder(VocoderConfig()))
 
 
-def test_a_vocoders_gain_is_undone(case):
+def test_vocoder_gain_is_undone(case):
     live, voice, source, whole = case
     loud = Vocoder(replace(live.network.vocoder.config, gain=4.0)).eval()
     loud.load_state_dict(live.network.vocoder.state_dict())

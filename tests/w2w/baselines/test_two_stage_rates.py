@@ -1,4 +1,4 @@
-"""A two-stage converter live at other rates, with a voice that changes: exact under any chunking."""
+"""Streaming a two-stage converter at other rates and with a changing voice: exact for any chunks."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from w2w.baselines.two_stage import TwoStage
 
 @pytest.fixture(scope="module")
 def converter():
-    """CLUIT on mels, tiny, its norms fit for live use, and a tiny HiFi-GAN."""
+    """A tiny causal CLUIT on mels with a tiny HiFi-GAN."""
     torch.manual_seed(8)
     config = CluitMelConfig(n_channels=8, max_channels=16, style_dim=6, norm="frame", causal=True)
     vocoder = Vocoder(VocoderConfig(mel=config.mel, network=replace(V2_16K, channels=16))).eval()
@@ -31,7 +31,7 @@ def test_chunks_equal_convert_at_any_rate(converter, buzz, rate):
     assert_close(made, converter.convert(source, voice, sample_rate=rate), rtol=0, atol=1e-5)
 
 
-def test_a_voice_that_changes_is_exact_under_any_chunks(converter, buzz):
+def test_voice_change_is_exact_for_any_chunks(converter, buzz):
     source, voices = buzz(16_000, f0=(130.0,)), torch.randn(2, 1, converter.network.voice_dim)
     results = []
     for chunk in (1_000, 4_000):

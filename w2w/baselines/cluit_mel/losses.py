@@ -70,11 +70,9 @@ class Queue(nn.Module):
         self.bank = MemoryBank(size, dim)
 
     def draw(self) -> Drawn:
-        """Return all keys."""
         return Drawn(self.bank.keys, self.bank.labels)
 
     def remember(self, keys: Keys, identity: Numbers, recording: Numbers) -> None:
-        """Replace the oldest keys by these."""
         self.bank.push(F.normalize(keys.float(), dim=-1), identity)
 
 

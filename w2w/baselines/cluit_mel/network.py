@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig
 from engine.user_error import UserError
 from vocoders.weight_norm import fold_weight_norm
 from w2w.baselines.cluit_mel.blocks import initialised
@@ -43,9 +42,6 @@ def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
 
 Voice = Float[Tensor, "batch style"]
 
-PIECE_BLOCKS = 256
-"""Blocks per chunk when a streaming network converts a long utterance; bounds memory."""
-
 
 class CluitMelNetwork(nn.Module):
     """The converter and the style encoder, on natural log-mels of ``data.frontends.LogMel``."""
@@ -55,31 +51,16 @@ class CluitMelNetwork(nn.Module):
         self.config = config
         self.generator = Generator(config)
         self.style_encoder = StyleEncoder(config)
-
-    @property
-    def mel(self) -> MelConfig:
-        return self.config.mel
-
-    @property
-    def voice_dim(self) -> int:
-        return self.config.style_dim
-
-    @property
-    def frames_per_step(self) -> int:
+        self.mel, self.voice_dim = config.mel, config.style_dim
+        self.frames_per_step = config.frames_per_step
         """Frames per block; a step takes whole blocks, and each block's frames depend on each other."""
-        return self.config.frames_per_step
-
-    @property
-    def streams(self) -> bool:
-        """Whether mels can be converted in chunks."""
-        return not self.needs_whole
-
-    @property
-    def needs_whole(self) -> str:
-        """Why the whole utterance is needed; empty if it is not."""
-        if self.config.norm == "instance":
-            return "network.norm is 'instance', which needs the whole utterance"
-        return "" if self.config.causal else "network.causal is false: its convolutions need look-ahead"
+        self.needs_whole = ""
+        """Why the whole utterance is needed; empty if mels can be converted in chunks."""
+        if config.norm == "instance":
+            self.needs_whole = "network.norm is 'instance', which needs the whole utterance"
+        elif not config.causal:
+            self.needs_whole = "network.causal is false: its convolutions need look-ahead"
+        self.streams = not self.needs_whole
 
     def style_of_mel(self, mel: Mel) -> Voice:
         return self.style_encoder(mel)
@@ -89,16 +70,7 @@ class CluitMelNetwork(nn.Module):
         frames = mel.shape[-1]
         if not frames:
             raise UserError("the source has no frames: give a recording of speech")
-        mel = whole_blocks(mel, self.frames_per_step)
-        piece = PIECE_BLOCKS * self.frames_per_step
-        if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
-            modulations, pasts = self.generator.modulations(voice), self.generator.begin(len(mel))
-            parts = []
-            for part in mel.split(piece, dim=-1):
-                out, pasts = self.generator.run(self.config.standardised(part), modulations, pasts)
-                parts.append(self.config.restored(out))
-            return torch.cat(parts, dim=-1)[..., :frames]
-        standard = self.config.standardised(mel)
+        standard = self.config.standardised(whole_blocks(mel, self.frames_per_step))
         if self._uses_own_statistics and not mel.requires_grad:  # not for converted mels, in the cycle loss
             self.generator.keep(standard)
         return self.config.restored(self.generator(standard, voice))[..., :frames]
@@ -112,10 +84,8 @@ class CluitMelNetwork(nn.Module):
 
         The modulations are computed only when the voice changes.
         """
-        if not self.streams:
-            raise UserError(f"{self.needs_whole}: it cannot take chunks")
-        if mel.shape[-1] % self.frames_per_step:
-            raise ValueError(f"{mel.shape[-1]} frames are not whole blocks of {self.frames_per_step}")
+        assert self.streams, self.needs_whole
+        assert not mel.shape[-1] % self.frames_per_step, "a step takes whole blocks"
         assert not self._uses_own_statistics, "frozen statistics are used in evaluation: call eval() before"
         if not mel.shape[-1]:
             return mel, state

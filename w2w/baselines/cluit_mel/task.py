@@ -31,6 +31,7 @@ from w2w.baselines.cluit_mel.losses import (
 )
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.cluit.losses import info_nce, labelled_cross_entropy
+from w2w.cluit.rows import identities
 
 Mel = Float[Tensor, "batch n_mels frames"]
 
@@ -203,7 +204,6 @@ class CluitMel:
 
     @property
     def critic_is_used(self) -> bool:
-        """Whether any generator loss uses the critic."""
         weight = self.config.weights
         label = weight.label_generator and self.shape.n_speakers
         return bool(weight.adversarial or weight.contrast_generator or label)
@@ -216,8 +216,7 @@ class CluitMel:
         and ``mask_same_speaker`` is set, else a number below −1 for each recording.
         """
         config, label = self.config, batch.speaker
-        masked = (label >= 0) & config.mask_same_speaker
-        identity = torch.where(masked, label, -2 - batch.utterance)
+        identity = identities(label, batch.utterance, config.mask_same_speaker)
         if not (config.weights.contrast_critic or config.weights.contrast_generator):
             return Voices(label, identity, None, None)
         key = self.critic_ema.module(augmented(source, config.augment)).projection.float()

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +29,7 @@ from w2w.baselines.two_stage import log_floor
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch n_in"]
 SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
+WavePiece = Float[Tensor, "batch 1 _"]
 
 
 class StarGANSpectrograms(nn.Module):
@@ -82,7 +82,6 @@ class StarGANSpectrograms(nn.Module):
         return [round(number * (n_frames - size) / n_more) for number in range(n_more + 1)]
 
     def _spectrogram(self, wave: Wave, start: int) -> Float[Tensor, "batch 1 bins frames"]:
-        """The spectrogram of the window that begins at frame ``start``."""
         config = self.config.spectrogram
         if self.n_frames(wave.shape[-1]) <= config.n_frames:
             wave = wave.repeat(1, 1, -(-config.crop_samples // wave.shape[-1]))[..., : config.crop_samples]
@@ -90,9 +89,6 @@ class StarGANSpectrograms(nn.Module):
         cut = wave[..., max(first, 0) : first + config.crop_samples]
         before = max(-first, 0)
         return self.spectrogram(F.pad(cut, (before, config.crop_samples - before - cut.shape[-1])))
-
-
-WavePiece = Float[Tensor, "batch 1 _"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +115,10 @@ class StarGANNetwork(nn.Module):
     def __init__(self, config: StarGANUseConfig, vocoder: Vocoder | None = None) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
+        self.sample_rate = config.network.spectrogram.sample_rate
+        self.hop, self.voice_dim = config.network.spectrogram.hop, config.network.labels.n_in
+        seconds = config.network.spectrogram.n_frames * self.hop / self.sample_rate
+        self.needs_whole = f"generator needs {seconds:.1f} s at once, scaled by the peak of the file"
         self.mel_network = StarGANSpectrograms(config.network)
         shape, network = config.network.spectrogram, getattr(vocoder, "network", None)
         if vocoder is None or isinstance(network, GriffinLim):
@@ -126,24 +126,6 @@ class StarGANNetwork(nn.Module):
             self.inversion = ToWave(shape, phases)
         else:
             self.inversion = ToMel(shape, vocoder.mel)
-
-    @property
-    def sample_rate(self) -> int:
-        return self.config.network.spectrogram.sample_rate
-
-    @property
-    def hop(self) -> int:
-        return self.config.network.spectrogram.hop
-
-    @property
-    def voice_dim(self) -> int:
-        return self.config.network.labels.n_in
-
-    @property
-    def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why."""
-        seconds = self.config.network.spectrogram.n_frames * self.hop / self.sample_rate
-        return f"generator needs {seconds:.1f} s at once, scaled by the peak of the file"
 
     def style(self, wave: Wave) -> Voice:
         """The labels that the discriminator predicts for a wave."""
@@ -189,13 +171,6 @@ class StarGANNetwork(nn.Module):
             return self.inversion.stream(spectrograms)
         assert self.vocoder is not None
         return self.vocoder.stream(self.inversion.stream(spectrograms, -(-samples // self.vocoder.hop)))
-
-    def begin(self, batch: int) -> NoReturn:
-        """Raise an error, as StarGAN cannot stream."""
-        raise UserError(f"this converter's {self.needs_whole}: convert whole files with it")
-
-    def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> NoReturn:
-        self.begin(len(source))
 
 
 def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:

@@ -5,7 +5,7 @@ one-hot vectors and presence bits; the discriminator's targets are in {0, 1}, an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -42,14 +42,6 @@ class LabelGroup:
         if self.size and len(self.names) > self.size:
             raise UserError(f"{len(self.names)} names of {self.column} exceed its label group of {self.size}")
 
-    def index(self, name: str) -> int:
-        if name not in self.names:
-            raise UserError(
-                f"{self.column} {name!r} is not in its label group{nearest(name, self.names)}: "
-                f"{len(self.names)} names are known, {', '.join(self.names[:5])} …"
-            )
-        return self.names.index(name)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
@@ -80,20 +72,10 @@ class LabelsConfig:
         """Width of the generator's label input: all labels and a presence bit per group, 1479 by default."""
         return self.n_out + len(self.groups)
 
-    def indices(self, named: Mapping[str, str]) -> Int[Tensor, "1 groups"]:
-        """The labels for names by column, such as ``{"speaker": "p225"}``; other groups are unknown."""
-        for column in named:
-            if column not in [group.column for group in self.groups]:
-                columns = ", ".join(group.column for group in self.groups)
-                raise UserError(f"there is no label group {column!r}: the groups are {columns}")
-        labels = [group.index(named[group.column]) if group.column in named else -1 for group in self.groups]
-        return torch.tensor([labels])
-
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
     """The generator's input: one-hot labels of known groups, zeros for unknown ones, then presence bits."""
-    columns = zip(indices.unbind(1), config.sizes, strict=True)
-    hots = [_one_hot(of, size) for of, size in columns]
+    hots = map(_one_hot, indices.unbind(1), config.sizes)
     return torch.cat([*hots, (indices >= 0).float()], dim=1)
 
 
@@ -133,24 +115,21 @@ def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
 def labels_of(rows: Iterable[Row], config: LabelsConfig) -> Int[Tensor, "rows groups"]:
     """The labels of every row; rows with an unknown name, or without any label, are refused."""
     places = [{name: index for index, name in enumerate(group.names)} for group in config.groups]
-    return torch.tensor([_indices(row, config, places) for row in rows])
-
-
-def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> list[int]:
     labels = []
-    for group, place in zip(config.groups, places, strict=True):
-        value = value_of(row, group.column)
-        if value is not None and value not in place:
-            raise UserError(
-                f"{row.path}: {group.column} {value!r} is not in its label group, which has {group.size} "
-                f"labels and {len(group.names)} names: make the group larger (size 0: as large as the data "
-                "needs), or remove the row"
-            )
-        labels.append(-1 if value is None else place[value])
-    if all(index < 0 for index in labels):
-        columns = ", ".join(group.column for group in config.groups)
-        raise UserError(f"{row.path} has no label at all in {columns}: give it one, or remove the row")
-    return labels
+    for row in rows:
+        values = [value_of(row, group.column) for group in config.groups]
+        if not any(value is not None for value in values):
+            columns = ", ".join(group.column for group in config.groups)
+            raise UserError(f"{row.path} has no label at all in {columns}: give it one, or remove the row")
+        for group, place, value in zip(config.groups, places, values, strict=True):
+            if value is not None and value not in place:
+                raise UserError(
+                    f"{row.path}: {group.column} {value!r} is not in its label group, which has {group.size} "
+                    f"labels and {len(group.names)} names: make the group larger (size 0: as large as the "
+                    "data needs), or remove the row"
+                )
+        labels.append([-1 if value is None else place[value] for place, value in zip(places, values)])
+    return torch.tensor(labels)
 
 
 Companions = tuple[tuple[int, ...], ...]
@@ -181,9 +160,8 @@ def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Floa
     for place, group in enumerate(labels.groups):
         if name in group.names:
             index = group.names.index(name)
-            if place == 0 and known:
-                return input_label(torch.tensor([known[index]]), labels)
-            return input_label(labels.indices({group.column: name}), labels)
+            alone = [index if other is group else -1 for other in labels.groups]
+            return input_label(torch.tensor([known[index] if place == 0 and known else alone]), labels)
     names = [name for group in labels.groups for name in group.names]
     raise UserError(
         f"this converter has no voice {name!r}{nearest(name, names)}: it was trained on {len(names)} "
@@ -263,7 +241,5 @@ def labelled_batches(
     rank: int = 0,
 ) -> Batches[LabelledCrops]:
     """Read the corpus and return the batches of one process."""
-    if config.batch < 2:
-        raise UserError(f"data.batch={config.batch} must be at least 2: target labels come from other clips")
     crops = LabelledCrops(config, spectrogram, labels, n_parts=n_parts, progress=rank == 0)
     return Batches(crops, seed=loop.seed, workers=loop.workers, rank=rank, accumulate=loop.accumulate)

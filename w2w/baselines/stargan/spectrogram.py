@@ -25,7 +25,6 @@ from vocoders.griffin_lim import GriffinLimConfig, PhaseRetrieval
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
-
 Wave = Float[Tensor, "batch 1 samples"]
 
 
@@ -81,7 +80,7 @@ class SpectrogramConfig:
 
 
 class Spectrogram(nn.Module):
-    """Waves to spectrograms, and spectrograms to magnitudes; in float32, also under autocast."""
+    """Waves to spectrograms, in float32 also under autocast."""
 
     def __init__(self, config: SpectrogramConfig) -> None:
         super().__init__()
@@ -102,12 +101,6 @@ class Spectrogram(nn.Module):
         level = power.clamp_min(config.floor).log()
         return ((level - config.low) / (config.high - config.low)).clamp_max(1.0)[:, None]
 
-    def magnitudes(self, spectrogram: Spectrograms) -> Float[Tensor, "batch bins frames"]:
-        """STFT magnitudes of a spectrogram, from the first bin above DC."""
-        config = self.config
-        level = spectrogram[:, 0].float() * (config.high - config.low) + config.low
-        return (0.5 * level).exp() * math.sqrt(config.n_fft)
-
 
 def at_full_scale(wave: Wave) -> Wave:
     """Scale each wave so that its peak is 1; digital silence stays as it is."""
@@ -119,7 +112,6 @@ SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
 Levels = Float[Tensor, "batch bins frames"]
 LevelPiece = Float[Tensor, "batch bins _"]
 MelPiece = Float[Tensor, "batch n_mels _"]
-WavePiece = Float[Tensor, "batch 1 _"]
 
 BLACK = 4.0
 """Nepers of power (17 dB) by which the value 0 is lowered below the floor."""
@@ -143,7 +135,7 @@ class ToWave(nn.Module):
         """A wave of frames · hop samples; the first window starts (n_fft − hop) / 2 samples before it."""
         return torch.cat(list(self.stream([spectrogram])), dim=-1)
 
-    def stream(self, pieces: Iterable[SpectrogramPiece]) -> Iterator[WavePiece]:
+    def stream(self, pieces: Iterable[SpectrogramPiece]) -> Iterator[Float[Tensor, "batch 1 _"]]:
         """Invert a spectrogram given in pieces, in bounded memory; the result does not depend on the cuts."""
         yield from self.phases.stream((piece[:, 0] for piece in pieces), self._magnitudes)
 

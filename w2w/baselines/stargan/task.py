@@ -135,21 +135,24 @@ class StarGAN:
     def update(self, batch: LabelledBatch, step: int) -> Scalars:
         """One step: each discriminator update uses a part of the batch, and the generator the last part."""
         spectrograms = self.spectrogram(batch.wave).chunk(self.config.critic_updates)
-        labels = batch.labels.chunk(self.config.critic_updates)
-        scalars: Scalars = {}
+        labels, critic = batch.labels.chunk(self.config.critic_updates), Scalars()
         for spectrogram, label in zip(spectrograms, labels, strict=True):
-            loss = self.discriminator_loss(scalars, spectrogram, label, other_clips(label))
-            self.players["discriminator"].step(loss)
-        loss = self.generator_loss(scalars, spectrograms[-1], labels[-1], other_clips(labels[-1]))
-        self.players["generator"].step(loss)
+            critic = self.discriminator_losses(spectrogram, label, other_clips(label))
+            self.players["discriminator"].step(self.total(critic))
+        generator = self.generator_losses(spectrograms[-1], labels[-1], other_clips(labels[-1]))
+        self.players["generator"].step(self.total(generator))
         self.last = spectrograms[-1], labels[-1]
-        return {f"loss/{name}": value.detach() for name, value in scalars.items()}
+        scalars = {f"loss/discriminator/{name}": loss for name, loss in critic.items()}
+        scalars |= {f"loss/generator/{name}": loss for name, loss in generator.items()}
+        return {name: loss.detach() for name, loss in scalars.items()}
 
-    def discriminator_loss(
-        self, scalars: Scalars, spectrogram: Spectrograms, label: Labels, target: Labels
-    ) -> Float[Tensor, ""]:
-        """The discriminator's loss: Wasserstein with gradient penalty, and real clips' known labels."""
-        config = self.config
+    def total(self, losses: Scalars) -> Float[Tensor, ""]:
+        """Sum of the losses, weighted by the fields of the config that have their names."""
+        weights = vars(self.config) | {"adversarial": 1.0}
+        return sum((weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
+
+    def discriminator_losses(self, spectrogram: Spectrograms, label: Labels, target: Labels) -> Scalars:
+        """The discriminator's losses: Wasserstein with gradient penalty, and real clips' known labels."""
         with torch.no_grad():
             fake = self.convert(spectrogram, target)
         real = self.discriminator(spectrogram)
@@ -157,43 +160,29 @@ class StarGAN:
         share = torch.rand(len(spectrogram), 1, 1, 1, device=spectrogram.device)
         penalty = gradient_penalty(lambda x: self.discriminator(x).score, spectrogram, fake, share)
         classes = self._classes(real.labels, label)
-        terms = {"adversarial": adversarial, "gradient_penalty": penalty, "classes": classes}
-        scalars |= {f"discriminator/{name}": value for name, value in terms.items()}
-        return adversarial + config.gradient_penalty * penalty + config.classes * classes
+        return {"adversarial": adversarial, "gradient_penalty": penalty, "classes": classes}
 
-    def generator_loss(
-        self, scalars: Scalars, spectrogram: Spectrograms, label: Labels, target: Labels
-    ) -> Float[Tensor, ""]:
-        """The generator's loss: adversarial, target labels, reconstruction, identity and feature matching."""
-        config = self.config
+    def generator_losses(self, spectrogram: Spectrograms, label: Labels, target: Labels) -> Scalars:
+        """The generator's losses: adversarial, target labels, reconstruction, identity, feature matching."""
         fake = self.convert(spectrogram, target)
         scored = self.discriminator(fake)
         with torch.no_grad():
             real = self.discriminator(spectrogram).features
-        ours = config.losses == "own"
+        ours = self.config.losses == "own"
         distance, match = (F.l1_loss, mean_feature_matching) if ours else (F.mse_loss, feature_matching)
-        terms = {
+        return {
             "adversarial": -scored.score.float().mean(),
             "classes": self._classes(scored.labels, target),
             "reconstruction": distance(self.convert(fake, label), spectrogram),
             "identity": distance(self.convert(spectrogram, label), spectrogram),
             "feature_matching": match(real, scored.features),
         }
-        scalars |= {f"generator/{name}": value for name, value in terms.items()}
-        return (
-            terms["adversarial"]
-            + config.classes * terms["classes"]
-            + config.reconstruction * terms["reconstruction"]
-            + config.identity * terms["identity"]
-            + config.feature_matching * terms["feature_matching"]
-        )
 
     def _classes(self, logits: Float[Tensor, "batch n_out"], labels: Labels) -> Float[Tensor, ""]:
         target = output_label(labels, self.shape.labels)
         return masked_cross_entropy(logits, target, summed=self.config.losses == "own")
 
     def convert(self, spectrogram: Spectrograms, labels: Labels) -> Spectrograms:
-        """Convert spectrograms to the voice of these labels."""
         return self.generator(spectrogram, input_label(labels, self.shape.labels))
 
     def samples(self, step: int) -> Samples:
