@@ -55,7 +55,9 @@ class ConverterNetwork(nn.Module):
         relative = config.content.relative_level
         rate, ahead = config.sample_rate, config.look_ahead
         if config.recogniser:
-            self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
+            self.content: CausalEncoder = RecogniserContent(
+                config.content, config.recogniser, rate, ahead, config.recogniser_layers
+            )
         elif config.trunk:
             # Imported here: transformers takes longer to import than all the rest and is rarely needed.
             from w2w.networks.trunk import PretrainedContent
