@@ -4,6 +4,7 @@ The tiny encoder's weights are packaged, under the MIT licence of their authors,
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,14 @@ class MoonshineConfig:
 
 
 class MoonshineEncoder(nn.Module):
-    """Three convolutions on the wave and a bidirectional transformer with rotary position embeddings."""
+    """Three convolutions on the wave and a bidirectional transformer with rotary position embeddings.
 
-    def __init__(self, config: MoonshineConfig) -> None:
+    The outputs of the ``earlier`` layers, counted from 1, follow the last hidden states in the channels.
+    """
+
+    def __init__(self, config: MoonshineConfig, earlier: Sequence[int] = ()) -> None:
         super().__init__()
-        width, self.config = config.hidden_size, config
+        width, self.config, self.earlier = config.hidden_size, config, earlier
         self.conv1 = nn.Conv1d(1, width, 127, stride=64, bias=False)
         self.groupnorm = nn.GroupNorm(1, width)
         self.conv2 = nn.Conv1d(width, 2 * width, 7, stride=3)
@@ -66,9 +70,8 @@ class MoonshineEncoder(nn.Module):
         x = self.groupnorm(torch.tanh(x))
         x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).transpose(1, 2)
         rotation = self.rotation(x.shape[1], x.device)
-        for layer in self.layers:
-            x = layer(x, rotation)
-        return self.layer_norm(x)
+        outputs = [x := layer(x, rotation) for layer in self.layers]
+        return torch.cat([self.layer_norm(x), *(outputs[layer - 1] for layer in self.earlier)], dim=-1)
 
     def rotation(self, frames: int, device: torch.device) -> Rotation:
         """Return the cosine and sine of each channel pair's rotation angle at each frame."""
@@ -128,23 +131,29 @@ def rotated(
     return torch.cat([pairs.flatten(-2), x[..., 2 * cosine.shape[-1] :]], dim=-1)
 
 
-def moonshine_teacher(config: dict[str, Any], state: dict[str, Tensor], where: Path | str) -> Teacher:
+def moonshine_teacher(
+    config: dict[str, Any], state: dict[str, Tensor], where: Path | str, earlier: Sequence[int] = ()
+) -> Teacher:
     """Build a teacher from a published config and weights; ``where`` is named in errors.
+
+    Its features are the last hidden states, and after them those of the ``earlier`` layers.
 
     Despite attention, frames are placed at the centre of their receptive field: ridge regression of log-mels
     on frames is best between 400 and 500 samples after ``k · hop``, and the centre is at 447.
     """
     try:
-        encoder = MoonshineEncoder(MoonshineConfig.from_published(config))
+        encoder = MoonshineEncoder(MoonshineConfig.from_published(config), earlier)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{where}: the config of this Moonshine lacks or has a wrong value for {error}"
         ) from None
+    if not all(1 <= layer <= len(encoder.layers) for layer in earlier):
+        raise UserError(f"{where} has layers 1 to {len(encoder.layers)}: of {list(earlier)}, some are others")
     fill(encoder, {key: tensor.float() for key, tensor in state.items()}, where)
-    framing = framing_of((127, 7, 3), (64, 3, 2))
-    return Teacher(encoder, framing, encoder.config.hidden_size, lambda network, wave: network(wave[:, 0]))
+    framing, width = framing_of((127, 7, 3), (64, 3, 2)), encoder.config.hidden_size
+    return Teacher(encoder, framing, width, lambda network, wave: network(wave[:, 0]), 1 + len(earlier))
 
 
-def load_moonshine(folder: Path) -> Teacher:
+def load_moonshine(folder: Path, earlier: Sequence[int] = ()) -> Teacher:
     config = json.loads((folder / "config.json").read_text())
-    return moonshine_teacher(config, load_weights(folder / ENCODER_ALONE), folder / ENCODER_ALONE)
+    return moonshine_teacher(config, load_weights(folder / ENCODER_ALONE), folder / ENCODER_ALONE, earlier)

@@ -41,7 +41,8 @@ def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
 class Teacher(nn.Module):
     """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
 
-    Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
+    Its features are its last hidden states, layer-normalised over the channels, in float32; a network that
+    returns the states of ``n_layers`` layers, one after the other, has each of them normalised. It stays in
     evaluation mode; ``train`` has no effect. Waves too short for one frame are padded with silence.
     ``hidden`` computes the network's last hidden states of waves; by default, the network itself does.
     """
@@ -54,13 +55,14 @@ class Teacher(nn.Module):
         framing: Framing,
         dim: int,
         hidden: Callable[[Any, Wave], Hidden] = nn.Module.__call__,
+        n_layers: int = 1,
     ) -> None:
         super().__init__()
         self.network = network.float().requires_grad_(False)
         self.hidden = hidden
         self.hop, self.offset, self.shortest = framing
-        self.dim = dim
-        """Channels of the features."""
+        self.dim, self.n_layers = dim * n_layers, n_layers
+        """Channels of the features, and layers that these are of."""
         self.train(False)
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -68,8 +70,8 @@ class Teacher(nn.Module):
 
     def forward(self, wave: Wave) -> Features:
         wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
-        hidden = self.hidden(self.network, wave).float()
-        return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
+        hidden = self.hidden(self.network, wave).float().unflatten(-1, (self.n_layers, -1))
+        return F.layer_norm(hidden, hidden.shape[-1:]).flatten(-2).transpose(1, 2)
 
     def places(self, n_frames: int, hop: int, look_ahead: int = 0) -> Float[Tensor, " n_frames"]:
         """Return the first frames' positions in fractional frames of another encoder at the same sample rate.

@@ -69,6 +69,9 @@ class ConverterConfig:
     recogniser: str | None = None
     """A frozen recogniser whose encoder replaces the content encoder's mels and needs whole utterances:
     ``moonshine``, which is included with the code, or a folder."""
+    recogniser_layers: tuple[int, ...] = ()
+    """Layers of Moonshine's encoder, counted from 1, whose outputs are encoded together with its last hidden
+    states: earlier ones contain more of the acoustics, and more of the voice."""
     trunk: TrunkConfig | None = None
     """A pretrained speech encoder that replaces the content encoder's mels and needs whole utterances."""
     style: StyleConfig = field(default_factory=StyleConfig)

@@ -56,7 +56,9 @@ class ConverterNetwork(nn.Module):
         relative = config.content.relative_level
         rate, ahead = config.sample_rate, config.look_ahead
         if config.recogniser:
-            self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
+            self.content: CausalEncoder = RecogniserContent(
+                config.content, config.recogniser, rate, ahead, config.recogniser_layers
+            )
         elif config.trunk:
             self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
         else:

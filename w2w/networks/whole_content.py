@@ -3,7 +3,7 @@
 A recogniser's states hold words and hardly any voice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,22 @@ class WholeContent(CausalEncoder):
 
 
 class RecogniserContent(WholeContent):
-    """Content encoder on the last hidden states of a frozen recogniser.
+    """Content encoder on the last hidden states of a frozen recogniser, and on those of ``earlier`` layers.
 
     Frame ``t`` is interpolated at the middle of the samples that are decoded from it, which are those of
     the source ``look_ahead`` samples earlier. The recogniser's weights are not part of the converter's: they
     are read from ``folder``, where ``moonshine`` stands for those included with the code.
     """
 
-    def __init__(self, config: CausalEncoderConfig, folder: str, sample_rate: int, look_ahead: int) -> None:
-        frozen = frozen_recogniser(folder)
+    def __init__(
+        self,
+        config: CausalEncoderConfig,
+        folder: str,
+        sample_rate: int,
+        look_ahead: int,
+        earlier: Sequence[int] = (),
+    ) -> None:
+        frozen = frozen_recogniser(folder, earlier)
         super().__init__(config, sample_rate, frozen.dim)
         self.look_ahead, self.frozen = look_ahead, (frozen,)  # a tuple, so that it is not a submodule
 
@@ -102,11 +109,13 @@ def middles(
     return (torch.arange(frames, device=device) * hop + (hop - 1) / 2 - look_ahead) * ratio
 
 
-def frozen_recogniser(folder: str) -> Teacher:
+def frozen_recogniser(folder: str, earlier: Sequence[int] = ()) -> Teacher:
     """Load Moonshine's encoder without transformers, and any other recogniser with it."""
     path = RELEASED if folder == "moonshine" else Path(folder)
     if (path / ENCODER_ALONE).is_file():
-        return load_moonshine(path)
+        return load_moonshine(path, earlier)
+    if earlier:
+        raise UserError(f"{folder} is not Moonshine's encoder: converter.recogniser_layers must be empty")
     try:
         from pretrain.teachers import load_teacher
     except ImportError as error:
