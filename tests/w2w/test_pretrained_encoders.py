@@ -19,7 +19,7 @@ from w2w.networks import network as network_module
 from w2w.networks import whole_content
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
-from w2w.networks.whole_content import PretrainedContent
+from w2w.networks.trunk import PretrainedContent
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
 from w2w.train import build
 from w2w.train_config import TINY

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from w2w.networks import whole_content
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.whole_content import conditioned, frozen_recogniser
 from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.train import build
+from w2w.train_config import TINY
 
 SIZES = {
     "hidden_size": 24,
@@ -164,3 +167,42 @@ def test_states_equal_the_teachers(folder, buzz):
 
     wave = buzz(8_000)
     assert_close(load_moonshine(folder)(wave), load_teacher(folder)(wave))
+
+
+def test_earlier_layers_follow_the_last_states(folder, tiny, buzz):
+    wave, network = buzz(8_000), ConverterNetwork(tiny(recogniser=str(folder), recogniser_layers=(1,)))
+    last, both = load_moonshine(folder)(wave), load_moonshine(folder, (1,))(wave)
+    assert both.shape[1] == 48
+    assert_close(both[:, :24], last)
+    encoder = load_moonshine(folder).network
+    encoder.layers, encoder.layer_norm = encoder.layers[:1], torch.nn.Identity()
+    first = torch.nn.functional.layer_norm(encoder(wave[:, 0]), (24,))
+    assert_close(both[:, 24:], first.transpose(1, 2))
+    assert_close(network.content.frozen[0](wave), both)
+
+
+def test_layers_that_do_not_exist_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"layers 1 to 2.*\[0, 3\]"):
+        frozen_recogniser(str(folder), (0, 3))
+    with pytest.raises(UserError, match="recogniser_layers must be empty"):
+        frozen_recogniser(str(tmp_path), (1,))
+
+
+def test_training_begins_with_added_layers_without_effect(folder, tiny, tmp_path, buzz):
+    """Further layers do not change a stored converter's output at first, and are trained."""
+    stored = ConverterNetwork(tiny(recogniser=str(folder))).eval()
+    export(tmp_path, stored.config, stored)
+
+    def task(*layers):
+        config = replace(TINY, teacher="", converter=tiny(recogniser=str(folder), recogniser_layers=layers))
+        task = build(replace(config, init=str(tmp_path), loop=replace(config.loop, out=tmp_path / "run")))
+        return task.converter
+
+    wider, wave = task(1).train(), buzz(8_000)
+    code = wider.encode(wave, wave).content.code
+    assert_close(code, stored.encode(wave, wave).content.code)
+    code.square().mul(torch.rand_like(code)).sum().backward()
+    assert wider.content.stem.weight.grad[:, 24:].abs().max() > 0
+    export(tmp_path, wider.config, wider)
+    with pytest.raises(UserError, match=r"encodes the layers \[1\].*is \[2, 1\]"):
+        task(2, 1)

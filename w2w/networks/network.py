@@ -18,7 +18,7 @@ from w2w.networks.decoder import MEAN_LOG_F0, Decoder
 from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.style import StyleEncoder
 from w2w.networks.wave_network import Wave, WaveNetwork
-from w2w.networks.whole_content import PretrainedContent, RecogniserContent, WholeContent
+from w2w.networks.whole_content import RecogniserContent, WholeContent
 
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
@@ -60,6 +60,9 @@ class ConverterNetwork(nn.Module):
                 config.content, config.recogniser, rate, ahead, config.recogniser_layers
             )
         elif config.trunk:
+            # Imported here: transformers takes longer to import than all the rest and is rarely needed.
+            from w2w.networks.trunk import PretrainedContent
+
             self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
         else:
             self.content = CausalEncoder(config.content, rate)
