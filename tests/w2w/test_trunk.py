@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pretrain.speech.encoder import Encoded, SpeechEncoderConfig
 from w2w.networks.config import TrunkConfig
-from w2w.networks.whole_content import Trunk, interpolated, played
+from w2w.networks.trunk import Trunk, interpolated, played
 
 
 def test_trunk_config_has_every_size_of_the_encoder():
