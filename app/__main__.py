@@ -227,6 +227,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         raise UserError(f"--port {args.port} must be between 0 and 65535")
     if args.root_path and not args.root_path.startswith("/"):
         raise UserError(f"--root-path {args.root_path} must begin with a slash, such as /voices")
+    if args.checkpoint and not Path(args.checkpoint).exists() and args.checkpoint.startswith((".", "/")):
+        raise UserError(f"--checkpoint {args.checkpoint} does not exist")
     return args
 
 

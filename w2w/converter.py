@@ -17,7 +17,7 @@ from engine.user_error import UserError
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork, check_voice
 from w2w.recording import FITTED_S, check_audible, convert_whole, mean_log_f0, parts, richest
-from w2w.stream import Engine, Stream
+from w2w.stream import Engine, Stream, check_streams
 from w2w.weights import is_mel_converter, load_converter, weights_folder
 
 if TYPE_CHECKING:
@@ -265,11 +265,7 @@ class Converter:
         ``engine`` executes the network: ``onnx``: ONNX Runtime, the default on a CPU; ``eager``: the network
         itself, the default on a GPU; or your own ``Engine``.
         """
-        if not self.network.streams:
-            raise UserError(
-                f"this converter's {self.network.needs_whole}: convert whole files with it, or take"
-                " released_live"
-            )
+        check_streams(self.network)
         check_floats(voice, "the voice")
         for row in voice.split(1):
             check_voice(self.network, row, semitones)

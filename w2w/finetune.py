@@ -44,8 +44,9 @@ def begin_task_from(task: CLUIT, where: str) -> None:
                 f"init={where} encodes the layers {list(stored)} of its recogniser: "
                 f"converter.recogniser_layers must begin with them, and is {list(layers)}"
             )
-        if theirs.recogniser and len(layers) > len(stored):  # added layers have no effect at first
-            stem = state["content.stem.weight"]
+        stem = state.get("content.stem.weight")
+        if theirs.recogniser and len(layers) > len(stored) and stem is not None:
+            # Added layers have no effect at first.
             n_new = stem.shape[1] // (1 + len(stored)) * (len(layers) - len(stored))
             state |= {"content.stem.weight": F.pad(stem, (0, 0, 0, n_new))}
         for module in (task.converter, task.converter_ema.module):

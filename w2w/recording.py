@@ -34,7 +34,7 @@ def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
         raise UserError(
             f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better several seconds"
         )
-    if float(_powers(wave, sample_rate).max()) < 10 ** (SILENCE_DB / 10):
+    if not float(_powers(wave, sample_rate).max()) >= 10 ** (SILENCE_DB / 10):  # NaN is no voice either
         raise UserError(f"{name} is silent; a voice cannot be taken from silence")
 
 

@@ -96,6 +96,7 @@ class Stream:
         sample_rate: int | None = None,
         engine: Engine | None = None,
     ) -> None:
+        check_streams(network)
         rate = network.sample_rate
         self.sample_rate = rate if sample_rate is None else sample_rate
         """Sampling rate of input and output chunks in Hz."""
@@ -265,3 +266,10 @@ def plain(voice: Voice) -> Voice:
     """Copy a voice that may be an inference tensor to one that autograd can use."""
     with torch.inference_mode(False):
         return voice.detach().clone()
+
+
+def check_streams(network: WaveNetwork) -> None:
+    if not network.streams:
+        raise UserError(
+            f"this converter's {network.needs_whole}: convert whole files with it, or take released_live"
+        )

@@ -239,7 +239,7 @@ FINETUNE = replace(
     pretrained=PretrainedConfig(),
     optim_converter=replace(SMALL.optim_converter, lr=1e-4, warmup_steps=20, decay_steps=400, final=0.1),
 )
-"""For some minutes of one speaker; losses that need other voices are off, see ``w2w/train.py``."""
+"""For some minutes of one speaker; losses that need other voices are off, see ``w2w/finetune.py``."""
 PRESETS = {
     "small": SMALL,
     "files": FILES,

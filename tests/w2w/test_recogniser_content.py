@@ -152,6 +152,8 @@ def test_conflicting_encoders_are_refused(tiny):
         tiny("offline", recogniser="moonshine")
     with pytest.raises(UserError, match="content_ahead_ms"):
         tiny("ahead", recogniser="moonshine")
+    with pytest.raises(UserError, match=r"recogniser_layers=\[1\] needs a recogniser"):
+        tiny(recogniser_layers=(1,))
     with pytest.raises(UserError, match=r"pretrained\.student"):
         with_encoders(tiny(recogniser="moonshine"), PretrainedConfig(student="released"))
 

@@ -87,6 +87,11 @@ class ConverterConfig:
             )
         if self.recogniser and self.trunk:
             raise UserError("a converter has a recogniser or a pretrained trunk, not both: leave one out")
+        if self.recogniser_layers and not self.recogniser:
+            raise UserError(
+                f"recogniser_layers={list(self.recogniser_layers)} needs a recogniser: set"
+                " converter.recogniser, or leave the layers out"
+            )
         if self.content_ahead_ms < 0 or (self.content_ahead_ms and not self.streams):
             raise UserError(
                 f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 with a recogniser or a"

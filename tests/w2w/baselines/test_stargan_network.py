@@ -187,6 +187,8 @@ def test_converter_runs_stargan(network):
     assert converter.convert(source, voice).shape == source.shape
     with pytest.raises(UserError, match=r"needs 0.3 s at once"):
         converter.stream(voice)
+    with pytest.raises(UserError, match=r"needs 0.3 s at once"):
+        Stream(network, voice, 320)
 
 
 def test_config_round_trips_through_json_and_weights_have_no_vocoder(network):

@@ -75,7 +75,7 @@ class LabelsConfig:
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
     """The generator's input: one-hot labels of known groups, zeros for unknown ones, then presence bits."""
-    hots = map(_one_hot, indices.unbind(1), config.sizes)
+    hots = [_one_hot(of, size) for of, size in zip(indices.unbind(1), config.sizes, strict=True)]
     return torch.cat([*hots, (indices >= 0).float()], dim=1)
 
 
