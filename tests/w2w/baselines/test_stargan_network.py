@@ -21,6 +21,7 @@ from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, n
 from w2w.baselines.stargan.networks import StarGANConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, framed
 from w2w.networks.wave_network import WaveNetwork
+from w2w.stream import Stream
 
 LABELS = LabelsConfig(
     first=LabelGroup(column="speaker", size=4, names=("ann", "bob", "cy")),
