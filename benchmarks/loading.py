@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.table import machine, show
 from data.audio import load
 from data.batches import DataConfig, batches, speech_crops
-from data.rows import SHARDS, names_shards, split_rows
+from data.rows import LONG_BYTES, SHARDS, names_shards, split_rows
 from data.shards import Index, Shard, first_rows
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
@@ -83,6 +83,8 @@ def starts(rows: int, n_shards: int) -> None:
         manifest, shards = Path(folder) / "manifest.csv", Path(folder) / "shards"
         with manifest.open("w") as file:
             file.writelines(long_manifest(rows))
+        if manifest.stat().st_size <= LONG_BYTES:  # files of shorter ones must exist
+            raise UserError(f"--rows {rows} is too short a manifest to measure: give 400000 or more")
         shards.mkdir()
         kinds = {"recordings": rows // n_shards, "seconds": 9.0 * rows / n_shards, "digest": "0" * 16}
         listed = tuple(Shard(name=f"train-{i:05d}.tar", split="train", **kinds) for i in range(n_shards))
@@ -115,6 +117,8 @@ def main() -> None:
     if given.start:
         print(*start(given.start))
         return
+    if given.rows < 0 or given.shards < 1:
+        raise UserError(f"--rows {given.rows} must be at least 0 and --shards {given.shards} at least 1")
     if not (given.path or given.rows):
         raise UserError("give recordings to load by --data.path, or a number of manifest rows by --rows")
     print(machine())

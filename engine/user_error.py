@@ -60,7 +60,7 @@ class FileError(UserError, Generic[Problem]):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean …?)`` with the known word most similar to this one; "" if none is."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -165,6 +165,8 @@ class RobustnessConfig:
         unknown = [name for name in self.conditions if name not in CONDITIONS]
         if unknown:
             raise UserError(f"there is no condition {unknown[0]!r}; choose from {', '.join(CONDITIONS)}")
+        if not self.recogniser:
+            raise UserError("--recogniser needs a name: moonshine, pocketsphinx, or a recogniser's folder")
         if self.n_pairs < 1:
             raise UserError(f"--n-pairs {self.n_pairs} must be at least 1")
 

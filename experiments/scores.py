@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,9 @@ def differences(rows: Sequence[Row], base: str) -> Summary:
         if len(theirs) != len(ours):
             continue
         for column in SCORES:
-            gaps = [float(a.get(column, nan)) - float(b.get(column, nan)) for a, b in zip(ours, theirs)]
+            if not all(column in row for row in (*ours, *theirs)):
+                continue
+            gaps = [float(a[column]) - float(b[column]) for a, b in zip(ours, theirs)]
             if known := [gap for gap in gaps if not isnan(gap)]:
                 differences.setdefault(name, {})[column] = interval(np.array(known))
     return differences

@@ -133,7 +133,8 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
         raise UserError(f"{folder} is one checkpoint of a training run: name the run, {folder.parent.parent}")
     if (folder / "model.safetensors").is_file() or (folder / "config.json").is_file():
         config, weights = load_config(VocoderConfig, folder / "config.json"), folder / "model.safetensors"
-        if isinstance(config.network, GriffinLimConfig):
+        named = "network" in configs.read_json(folder / "config.json")  # else it is Griffin-Lim by default
+        if isinstance(config.network, GriffinLimConfig) and named:
             return Vocoder(config)
         return _filled(config, load_weights(weights), weights, fold)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]

@@ -91,6 +91,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     if args.clips < 1 or args.unmarked < 1 or not all(0 < s <= LONGEST_S for s in args.seconds):
         limits = f"--seconds above 0 and at most {LONGEST_S:g}"
         raise UserError(f"--clips and --unmarked must be at least 1, {limits}")
+    args.seconds = list(dict.fromkeys(args.seconds))
     return args
 
 

@@ -59,7 +59,7 @@ def _taming(folder: Path, config: Path, device: str) -> VQGAN:
     try:
         params = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["params"]
         network = TamingDecoder(params["embed_dim"], params["ddconfig"])
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # wrong values raise many kinds of errors
         raise UserError(f"{config} is not a VQGAN's configuration ({' '.join(str(error).split())})") from None
     kinds = (".ckpt", ".pt", ".pth", ".safetensors")
     file = next((file for file in sorted(folder.iterdir()) if file.suffix in kinds), None)

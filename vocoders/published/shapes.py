@@ -36,7 +36,7 @@ def from_shapes(kind: str, state: State, where: str | Path) -> VocoderConfig:
     readers = {"hifigan": _hifigan, "melgan": _melgan, "waveglow": _waveglow, "wavenet": _wavenet}
     try:
         return readers[kind](shapes)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+    except (KeyError, IndexError, StopIteration, ValueError, ZeroDivisionError):
         raise UserError(
             f"the shapes in {where} do not determine its {kind} network: give its configuration (config=, "
             "--config), the JSON file that was published with it"

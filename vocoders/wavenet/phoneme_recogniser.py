@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError, at_least
-from vocoders.wavenet.distributions import Input, negative_log_likelihood
+from vocoders.wavenet.distributions import Input, delay, encode, negative_log_likelihood
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.spoken import N_PHONEMES
 
@@ -86,5 +86,5 @@ class PhonemeRecogniser(nn.Module):
     @torch.no_grad()
     def recognise(self, wave: Float[Tensor, "batch 1 samples"]) -> Int[Tensor, "batch frames"]:
         """The likeliest class of each frame."""
-        x, _ = self.wavenet.input_and_target(wave)
-        return self(x).logits.argmax(1)
+        output = self.config.wavenet.output
+        return self(delay(output, encode(output, wave))).logits.argmax(1)
