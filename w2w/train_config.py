@@ -202,7 +202,9 @@ def at_24_khz(config: TrainConfig) -> TrainConfig:
 FILES = replace(
     SMALL,
     teacher="moonshine",
-    converter=replace(SMALL.converter, recogniser="moonshine", style=StyleConfig(n_blocks=6)),
+    converter=replace(
+        SMALL.converter, recogniser="moonshine", recogniser_layers=(3,), style=StyleConfig(n_blocks=6)
+    ),
     pretrained=PretrainedConfig(pitch="released_ahead"),
     data=replace(SMALL.data, batch=9),
     pairs=replace(SMALL.pairs, batch=7),
